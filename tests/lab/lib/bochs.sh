@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# Bochs, from Debian's source with our patches.
+
+bochs_flags='--enable-smp --enable-vmx=2 --enable-cpu-level=6 --enable-x86-64
+--enable-avx --enable-evex --enable-cet --enable-memtype
+--enable-protection-keys --enable-all-optimizations --enable-pci
+--enable-long-phy-address --disable-debugger --disable-plugins
+--disable-docbook --with-nogui --disable-readline'
+
+bochs_key() { { cat "$here"/patches/*.patch; echo "$suite $bochs_flags"; } | key_of_text; }
+
+bochs_dir() { printf '%s/bochs-%s' "$cache" "$(bochs_key)"; }
+
+# shellcheck disable=SC2016
+bochs_script='
+set -e
+cd /lab/bochs
+if [ ! -d source ]; then
+	rm -rf unpack && mkdir unpack && cd unpack
+	apt-get -q -o APT::Sandbox::User=root update
+	apt-get -q -o APT::Sandbox::User=root source --download-only --tar-only bochs
+	tar -xf bochs_*.orig.tar.xz
+	cd bochs-*/
+	for patch in /src/tests/lab/patches/*.patch; do patch -p1 <"$patch"; done
+	mv "$PWD" /lab/bochs/source
+fi
+cd /lab/bochs/source
+[ -e Makefile ] || ./configure $0 CFLAGS=-O2 CXXFLAGS=-O2 || { rm -f Makefile; exit 1; }
+make -j"$(nproc)"
+cp bochs /lab/bochs/bochs
+'
+
+build_bochs() {
+	local bochs
+	bochs=$(bochs_dir)
+	[ ! -e "$bochs/done" ] || return 0
+	mkdir -p "$bochs"
+	long_step bochs 1360 enter_job / bash -c "$bochs_script" "$bochs_flags"
+	touch "$bochs/done"
+}
