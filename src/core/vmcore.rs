@@ -1,5 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Placeholder root, replaced by its owner.
+//! The functional core of the hypervisor: every decision, no kernel, no
+//! hardware.
+//!
+//! ```text
+//!   VMCS values --> exit::Exit --> cpuid, msr, sregs, step  --> new register values
+//!                        |
+//!                        +-----> fault  (slots + spp verdict) --> map / deny / MMIO
+//!                        +-----> event  --> VM-entry event injection
+//!   capability MSRs --> cap::Caps --> VMCS controls
+//! ```
+//!
+//! The kernel shell reads hardware into plain values, calls in here, and carries
+//! out the answer. Nothing allocates, blocks or panics, and guest input is never
+//! trusted to be in range.
 #![cfg_attr(not(MODULE), no_std)]
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod cap;
+pub mod event;
+pub mod exit;
+pub mod field;

@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the processor offers in VMX operation, and the controls computed from it.
+//!
+//! A capability MSR of a control field says which bits must be 1 (low half) and
+//! which may be 1 (high half), SDM 3D A.3. Everything here is a function of MSR
+//! values, so that a host test can present any processor.
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// Pin-based VM-execution controls (SDM 3C 25.6.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Pin: u32 {
+        /// Host interrupts leave the guest.
+        const EXTERNAL_INTERRUPT_EXITING = 1 << 0;
+        /// Host NMIs leave the guest.
+        const NMI_EXITING = 1 << 3;
+        /// NMI blocking of the guest is virtual.
+        const VIRTUAL_NMIS = 1 << 5;
+    }
+}
+
+bitflags! {
+    /// Primary processor-based VM-execution controls (SDM 3C 25.6.2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Proc: u32 {
+        /// Exit as soon as the guest can take an interrupt.
+        const INTERRUPT_WINDOW_EXITING = 1 << 2;
+        /// RDTSC adds the TSC offset.
+        const USE_TSC_OFFSETTING = 1 << 3;
+        /// HLT exits.
+        const HLT_EXITING = 1 << 7;
+        /// MWAIT exits.
+        const MWAIT_EXITING = 1 << 10;
+        /// RDPMC exits: the guest must not read host counters.
+        const RDPMC_EXITING = 1 << 11;
+        /// MOV to CR8 exits: there is no virtual TPR.
+        const CR8_LOAD_EXITING = 1 << 19;
+        /// MOV from CR8 exits.
+        const CR8_STORE_EXITING = 1 << 20;
+        /// Exit as soon as the guest can take an NMI.
+        const NMI_WINDOW_EXITING = 1 << 22;
+        /// Every port access exits.
+        const UNCONDITIONAL_IO_EXITING = 1 << 24;
+        /// The MSR bitmap decides which RDMSR and WRMSR exit.
+        const USE_MSR_BITMAPS = 1 << 28;
+        /// MONITOR exits.
+        const MONITOR_EXITING = 1 << 29;
+        /// The secondary controls are in force.
+        const ACTIVATE_SECONDARY_CONTROLS = 1 << 31;
+    }
+}
+
+bitflags! {
+    /// Secondary processor-based VM-execution controls (SDM 3C 25.6.2, table 25-7).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Proc2: u32 {
+        /// Guest-physical addresses go through EPT.
+        const ENABLE_EPT = 1 << 1;
+        /// RDTSCP and RDPID do not fault.
+        const ENABLE_RDTSCP = 1 << 3;
+        /// Linear mappings are tagged by VPID.
+        const ENABLE_VPID = 1 << 5;
+        /// WBINVD exits.
+        const WBINVD_EXITING = 1 << 6;
+        /// CR0.PE and CR0.PG may be 0 in the guest.
+        const UNRESTRICTED_GUEST = 1 << 7;
+        /// INVPCID does not fault.
+        const ENABLE_INVPCID = 1 << 12;
+        /// ENCLS exits as its bitmap says.
+        const ENCLS_EXITING = 1 << 15;
+        /// Writes to read-only 4-KByte pages may consult sub-page permissions.
+        const SUB_PAGE_WRITE_PERMISSIONS = 1 << 23;
+    }
+}
+
+bitflags! {
+    /// VM-exit controls (SDM 3C 25.7.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ExitCtls: u32 {
+        /// DR7 and IA32_DEBUGCTL of the guest are saved.
+        const SAVE_DEBUG_CONTROLS = 1 << 2;
+        /// The host runs in 64-bit mode.
+        const HOST_ADDRESS_SPACE_SIZE = 1 << 9;
+        /// IA32_PERF_GLOBAL_CTRL of the host is loaded.
+        const LOAD_PERF_GLOBAL_CTRL = 1 << 12;
+        /// IA32_PAT of the guest is saved.
+        const SAVE_PAT = 1 << 18;
+        /// IA32_PAT of the host is loaded.
+        const LOAD_PAT = 1 << 19;
+        /// IA32_EFER of the guest is saved.
+        const SAVE_EFER = 1 << 20;
+        /// IA32_EFER of the host is loaded.
+        const LOAD_EFER = 1 << 21;
+    }
+}
+
+bitflags! {
+    /// VM-entry controls (SDM 3C 25.8.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct EntryCtls: u32 {
+        /// DR7 and IA32_DEBUGCTL of the guest are loaded.
+        const LOAD_DEBUG_CONTROLS = 1 << 2;
+        /// The guest runs in IA-32e mode.
+        const IA32E_MODE_GUEST = 1 << 9;
+        /// IA32_PERF_GLOBAL_CTRL of the guest is loaded.
+        const LOAD_PERF_GLOBAL_CTRL = 1 << 13;
+        /// IA32_PAT of the guest is loaded.
+        const LOAD_PAT = 1 << 14;
+        /// IA32_EFER of the guest is loaded.
+        const LOAD_EFER = 1 << 15;
+    }
+}
+
+bitflags! {
+    /// IA32_VMX_EPT_VPID_CAP (SDM 3D A.10).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct EptVpid: u64 {
+        /// EPT page walks of four levels.
+        const WALK_4 = 1 << 6;
+        /// EPT paging structures may be write-back.
+        const WRITE_BACK = 1 << 14;
+        /// 2-MByte leaves.
+        const LEAF_2M = 1 << 16;
+        /// 1-GByte leaves.
+        const LEAF_1G = 1 << 17;
+        /// INVEPT exists.
+        const INVEPT = 1 << 20;
+        /// Accessed and dirty flags for EPT.
+        const ACCESSED_DIRTY = 1 << 21;
+        /// INVEPT of one EPTP.
+        const INVEPT_SINGLE = 1 << 25;
+        /// INVEPT of everything.
+        const INVEPT_ALL = 1 << 26;
+        /// INVVPID exists.
+        const INVVPID = 1 << 32;
+        /// INVVPID of one VPID.
+        const INVVPID_SINGLE = 1 << 41;
+        /// INVVPID of everything.
+        const INVVPID_ALL = 1 << 42;
+    }
+}
+
+/// Exceptions that always leave the guest: #DB and #AC because a guest can make
+/// their delivery raise them again without end inside one instruction, and #MC
+/// because it belongs to the host.
+pub const EXCEPTION_BITMAP: u32 = 1 << 1 | 1 << 17 | 1 << 18;
+
+/// Values of the VMX capability MSRs 0x480 to 0x491 (SDM 3D appendix A).
+///
+/// An MSR that the processor does not have is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VmxMsrs {
+    /// IA32_VMX_BASIC, 0x480.
+    pub basic: u64,
+    /// IA32_VMX_MISC, 0x485.
+    pub misc: u64,
+    /// IA32_VMX_CR0_FIXED0, 0x486.
+    pub cr0_fixed0: u64,
+    /// IA32_VMX_CR0_FIXED1, 0x487.
+    pub cr0_fixed1: u64,
+    /// IA32_VMX_CR4_FIXED0, 0x488.
+    pub cr4_fixed0: u64,
+    /// IA32_VMX_CR4_FIXED1, 0x489.
+    pub cr4_fixed1: u64,
+    /// IA32_VMX_PROCBASED_CTLS2, 0x48b.
+    pub proc2: u64,
+    /// IA32_VMX_EPT_VPID_CAP, 0x48c.
+    pub ept_vpid: u64,
+    /// IA32_VMX_TRUE_PINBASED_CTLS, 0x48d.
+    pub pin: u64,
+    /// IA32_VMX_TRUE_PROCBASED_CTLS, 0x48e.
+    pub proc: u64,
+    /// IA32_VMX_TRUE_EXIT_CTLS, 0x48f.
+    pub exit: u64,
+    /// IA32_VMX_TRUE_ENTRY_CTLS, 0x490.
+    pub entry: u64,
+}
+
+/// IA32_VMX_BASIC: physical addresses are limited to 32 bits.
+const BASIC_32BIT_ADDRESSES: u64 = 1 << 48;
+/// IA32_VMX_BASIC: the TRUE capability MSRs exist.
+const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
+/// IA32_VMX_MISC: Intel PT can be used in VMX operation.
+const MISC_INTEL_PT: u64 = 1 << 14;
+
+impl VmxMsrs {
+    /// Reads the MSRs through `rdmsr`, asking only for those that the MSRs read
+    /// before say exist: a read of any other one faults.
+    pub fn read(mut rdmsr: impl FnMut(u32) -> u64) -> Self {
+        let basic = rdmsr(0x480);
+        let mut msrs = Self {
+            basic,
+            misc: rdmsr(0x485),
+            cr0_fixed0: rdmsr(0x486),
+            cr0_fixed1: rdmsr(0x487),
+            cr4_fixed0: rdmsr(0x488),
+            cr4_fixed1: rdmsr(0x489),
+            ..Self::default()
+        };
+        if basic & BASIC_TRUE_CONTROLS == 0 {
+            return msrs;
+        }
+        msrs.pin = rdmsr(0x48d);
+        msrs.proc = rdmsr(0x48e);
+        msrs.exit = rdmsr(0x48f);
+        msrs.entry = rdmsr(0x490);
+        if allowed(msrs.proc) & Proc::ACTIVATE_SECONDARY_CONTROLS.bits() != 0 {
+            msrs.proc2 = rdmsr(0x48b);
+        }
+        let paging = Proc2::ENABLE_EPT | Proc2::ENABLE_VPID;
+        if allowed(msrs.proc2) & paging.bits() != 0 {
+            msrs.ept_vpid = rdmsr(0x48c);
+        }
+        msrs
+    }
+}
+
+/// A feature the module cannot do without, by the name the manual gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing(pub &'static str);
+
+/// What the processor can do for this module, and the controls to use on it.
+///
+/// All CPUs of a host must have equal `Caps`: a vCPU moves between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    msrs: VmxMsrs,
+    pin: u32,
+    proc: u32,
+    proc2: u32,
+    exit: u32,
+    entry: u32,
+    ept_vpid: EptVpid,
+}
+
+/// Controls that may be 1.
+const fn allowed(msr: u64) -> u32 {
+    (msr >> 32) as u32
+}
+
+/// Controls that must be 1.
+const fn forced(msr: u64) -> u32 {
+    (msr & 0xffff_ffff) as u32
+}
+
+/// The value of a control field: `required` and what is offered of `optional`.
+fn adjust(msr: u64, required: u32, optional: u32, name: &'static str) -> Result<u32, Missing> {
+    if required & !allowed(msr) != 0 {
+        return Err(Missing(name));
+    }
+    Ok(required | (optional & allowed(msr)) | forced(msr))
+}
+
+/// Says that `name` is missing unless `offered`.
+fn need(offered: bool, name: &'static str) -> Result<(), Missing> {
+    if offered {
+        Ok(())
+    } else {
+        Err(Missing(name))
+    }
+}
+
+impl Caps {
+    /// Chooses the controls for a processor with these MSRs.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`] names the first thing that the processor lacks.
+    pub fn new(msrs: &VmxMsrs) -> Result<Self, Missing> {
+        check_basic(msrs.basic)?;
+        let proc2 = proc2_controls(msrs)?;
+        let ept_vpid = EptVpid::from_bits_retain(msrs.ept_vpid);
+        check_ept(ept_vpid)?;
+        let (exit, entry) = transition_controls(msrs)?;
+        Ok(Self {
+            msrs: *msrs,
+            pin: pin_controls(msrs)?,
+            proc: proc_controls(msrs)?,
+            proc2,
+            exit,
+            entry,
+            ept_vpid,
+        })
+    }
+
+    /// The identifier that a VMCS or VMXON region starts with.
+    pub const fn revision(&self) -> u32 {
+        (self.msrs.basic & 0x7fff_ffff) as u32
+    }
+
+    /// Bytes of a VMCS or VMXON region, at most 4096.
+    pub const fn region_size(&self) -> u32 {
+        ((self.msrs.basic >> 32) & 0x1fff) as u32
+    }
+
+    /// Pin-based controls.
+    pub const fn pin(&self) -> u32 {
+        self.pin
+    }
+
+    /// Primary processor-based controls; the two window controls are 0 and are
+    /// set at run time.
+    pub const fn proc(&self) -> u32 {
+        self.proc
+    }
+
+    /// Secondary processor-based controls, with sub-page write permissions for
+    /// a VM that asked for them.
+    pub fn proc2(&self, spp: bool) -> u32 {
+        if spp && self.spp() {
+            self.proc2 | Proc2::SUB_PAGE_WRITE_PERMISSIONS.bits()
+        } else {
+            self.proc2
+        }
+    }
+
+    /// VM-exit controls.
+    pub const fn exit(&self) -> u32 {
+        self.exit
+    }
+
+    /// VM-entry controls for a guest that is (`long`) or is not in IA-32e mode.
+    pub const fn entry(&self, long: bool) -> u32 {
+        if long {
+            self.entry | EntryCtls::IA32E_MODE_GUEST.bits()
+        } else {
+            self.entry
+        }
+    }
+
+    /// Sub-page write permissions are offered.
+    pub const fn spp(&self) -> bool {
+        allowed(self.msrs.proc2) & Proc2::SUB_PAGE_WRITE_PERMISSIONS.bits() != 0
+    }
+
+    /// What EPT, INVEPT and INVVPID can do.
+    pub const fn ept_vpid(&self) -> EptVpid {
+        self.ept_vpid
+    }
+
+    /// VPIDs are used: the control is offered and INVVPID can drop one or all.
+    pub const fn vpid(&self) -> bool {
+        self.proc2 & Proc2::ENABLE_VPID.bits() != 0
+    }
+
+    /// RDTSCP and RDPID work in the guest.
+    pub const fn rdtscp(&self) -> bool {
+        self.proc2 & Proc2::ENABLE_RDTSCP.bits() != 0
+    }
+
+    /// INVPCID works in the guest.
+    pub const fn invpcid(&self) -> bool {
+        self.proc2 & Proc2::ENABLE_INVPCID.bits() != 0
+    }
+
+    /// ENCLS exits, so `ENCLS_EXITING_BITMAP` exists and must be written.
+    pub const fn encls_exiting(&self) -> bool {
+        self.proc2 & Proc2::ENCLS_EXITING.bits() != 0
+    }
+
+    /// IA32_PERF_GLOBAL_CTRL is switched by VM entry and VM exit.
+    pub const fn perf_global_ctrl(&self) -> bool {
+        self.entry & EntryCtls::LOAD_PERF_GLOBAL_CTRL.bits() != 0
+    }
+
+    /// Intel PT may stay on across VMXON.
+    pub const fn intel_pt_in_vmx(&self) -> bool {
+        self.msrs.misc & MISC_INTEL_PT != 0
+    }
+
+    /// Whether VM entry accepts `cr0` for a guest. An unrestricted guest may
+    /// have PE and PG clear (SDM 3C 27.3.1.1).
+    pub const fn guest_cr0_valid(&self, cr0: u64) -> bool {
+        const PE_PG: u64 = 1 << 31 | 1;
+        cr_valid(cr0, self.msrs.cr0_fixed0 & !PE_PG, self.msrs.cr0_fixed1)
+    }
+
+    /// Whether VM entry accepts `cr4` for a guest (the value with VMXE set).
+    pub const fn guest_cr4_valid(&self, cr4: u64) -> bool {
+        cr_valid(cr4, self.msrs.cr4_fixed0, self.msrs.cr4_fixed1)
+    }
+
+    /// Bits of CR0 that VM entry demands from every guest: NE today.
+    pub const fn guest_cr0_fixed(&self) -> u64 {
+        const PE_PG: u64 = 1 << 31 | 1;
+        self.msrs.cr0_fixed0 & self.msrs.cr0_fixed1 & !PE_PG
+    }
+
+    /// Bits of CR4 that VM entry demands from every guest: VMXE today.
+    pub const fn guest_cr4_fixed(&self) -> u64 {
+        self.msrs.cr4_fixed0 & self.msrs.cr4_fixed1
+    }
+}
+
+/// Whether a control register has every bit that is fixed to 1 and none that is
+/// fixed to 0 (SDM 3D A.7): `fixed0` has the former set, `fixed1` the latter clear.
+pub const fn cr_valid(value: u64, fixed0: u64, fixed1: u64) -> bool {
+    value & fixed0 == fixed0 && value & !fixed1 == 0
+}
+
+fn check_basic(basic: u64) -> Result<(), Missing> {
+    const WRITE_BACK: u64 = 6;
+    let size = (basic >> 32) & 0x1fff;
+    need(basic & BASIC_TRUE_CONTROLS != 0, "true VMX controls")?;
+    need(basic & BASIC_32BIT_ADDRESSES == 0, "64-bit VMX addresses")?;
+    need((basic >> 50) & 0xf == WRITE_BACK, "write-back VMCS")?;
+    need(size > 0 && size <= 4096, "VMCS of at most 4096 bytes")
+}
+
+fn check_ept(cap: EptVpid) -> Result<(), Missing> {
+    need(cap.contains(EptVpid::WALK_4), "4-level EPT")?;
+    need(cap.contains(EptVpid::WRITE_BACK), "write-back EPT")?;
+    need(cap.contains(EptVpid::INVEPT), "INVEPT")?;
+    need(
+        cap.intersects(EptVpid::INVEPT_SINGLE | EptVpid::INVEPT_ALL),
+        "INVEPT types",
+    )
+}
+
+fn pin_controls(msrs: &VmxMsrs) -> Result<u32, Missing> {
+    let required = Pin::EXTERNAL_INTERRUPT_EXITING | Pin::NMI_EXITING | Pin::VIRTUAL_NMIS;
+    adjust(msrs.pin, required.bits(), 0, "pin-based controls")
+}
+
+fn proc_controls(msrs: &VmxMsrs) -> Result<u32, Missing> {
+    let windows = Proc::INTERRUPT_WINDOW_EXITING | Proc::NMI_WINDOW_EXITING;
+    need(
+        allowed(msrs.proc) & windows.bits() == windows.bits(),
+        "interrupt-window and NMI-window exiting",
+    )?;
+    let required = Proc::USE_TSC_OFFSETTING
+        | Proc::HLT_EXITING
+        | Proc::MWAIT_EXITING
+        | Proc::RDPMC_EXITING
+        | Proc::CR8_LOAD_EXITING
+        | Proc::CR8_STORE_EXITING
+        | Proc::UNCONDITIONAL_IO_EXITING
+        | Proc::USE_MSR_BITMAPS
+        | Proc::MONITOR_EXITING
+        | Proc::ACTIVATE_SECONDARY_CONTROLS;
+    adjust(msrs.proc, required.bits(), 0, "processor-based controls")
+}
+
+fn proc2_controls(msrs: &VmxMsrs) -> Result<u32, Missing> {
+    let offered = allowed(msrs.proc2);
+    need(offered & Proc2::ENABLE_EPT.bits() != 0, "EPT")?;
+    need(
+        offered & Proc2::UNRESTRICTED_GUEST.bits() != 0,
+        "unrestricted guest",
+    )?;
+    let required = Proc2::ENABLE_EPT | Proc2::UNRESTRICTED_GUEST | Proc2::WBINVD_EXITING;
+    let mut optional = Proc2::ENABLE_RDTSCP | Proc2::ENABLE_INVPCID | Proc2::ENCLS_EXITING;
+    let cap = EptVpid::from_bits_retain(msrs.ept_vpid);
+    // A VPID that cannot be flushed is worse than none.
+    if cap.contains(EptVpid::INVVPID)
+        && cap.intersects(EptVpid::INVVPID_SINGLE | EptVpid::INVVPID_ALL)
+    {
+        optional |= Proc2::ENABLE_VPID;
+    }
+    let name = "secondary processor-based controls";
+    adjust(msrs.proc2, required.bits(), optional.bits(), name)
+}
+
+fn transition_controls(msrs: &VmxMsrs) -> Result<(u32, u32), Missing> {
+    let exit = ExitCtls::SAVE_DEBUG_CONTROLS
+        | ExitCtls::HOST_ADDRESS_SPACE_SIZE
+        | ExitCtls::SAVE_PAT
+        | ExitCtls::LOAD_PAT
+        | ExitCtls::SAVE_EFER
+        | ExitCtls::LOAD_EFER;
+    let entry = EntryCtls::LOAD_DEBUG_CONTROLS | EntryCtls::LOAD_PAT | EntryCtls::LOAD_EFER;
+    need(
+        allowed(msrs.entry) & EntryCtls::IA32E_MODE_GUEST.bits() != 0,
+        "IA-32e mode guest",
+    )?;
+    // One without the other would leave the guest's value in the host.
+    let both = allowed(msrs.exit) & ExitCtls::LOAD_PERF_GLOBAL_CTRL.bits() != 0
+        && allowed(msrs.entry) & EntryCtls::LOAD_PERF_GLOBAL_CTRL.bits() != 0;
+    let (exit_perf, entry_perf) = if both {
+        (
+            ExitCtls::LOAD_PERF_GLOBAL_CTRL.bits(),
+            EntryCtls::LOAD_PERF_GLOBAL_CTRL.bits(),
+        )
+    } else {
+        (0, 0)
+    };
+    Ok((
+        adjust(msrs.exit, exit.bits(), exit_perf, "VM-exit controls")?,
+        adjust(msrs.entry, entry.bits(), entry_perf, "VM-entry controls")?,
+    ))
+}
+
+#[cfg(test)]
+#[path = "tests/cap.rs"]
+mod tests;
