@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One VM's guest-physical address space: the EPT that maps it and the SPPT that restricts writes
+//! to it. The SPPT is the store of the maps; there is no second copy to fall out of step.
+//!
+//! ```text
+//!  map of the page   host page      EPT leaf            SPP vector
+//!  ALL               writable       R X  W=1  61=0      all writable, or no table
+//!  less than ALL     writable       R X  W=0  61=1      the map          ("armed")
+//!  any               read-only      R X  W=0  61=0      the map
+//!  any               not mapped     hole                the map
+//!
+//!  A large leaf covers only pages whose map is ALL.
+//! ```
+//!
+//! Each method takes the tables from one such state to another by single words, in
+//! an order in which a processor that walks in between sees the old or the new
+//! permissions of each byte, and never an armed leaf without a vector. Callers hold
+//! the VM's lock over the tables.
+
+use ept::{
+    Bits, Blocked, Ept, Found, Frames, Gfn, Hpa, Kind, Leaf, Level, NoFrame, PhysMem, Slot, Tree,
+    PAGE_SIZE,
+};
+
+use crate::{Mask, Sppt, Stale};
+
+/// Frames that one call of [`Space::map`] takes at most: a table for each level below the root.
+pub const MAX_FRAMES_PER_MAP: usize = 3;
+
+/// Frames that [`Space::reserve_masks`] takes at most for `pages` consecutive pages, wherever
+/// they start.
+pub const fn frames_for_masks(pages: u64) -> u64 {
+    regions(pages, Level::Pd) + regions(pages, Level::Pdpt) + regions(pages, Level::Pml4)
+}
+
+/// Naturally aligned regions of one entry of `level` that a run of `pages` can touch.
+const fn regions(pages: u64, level: Level) -> u64 {
+    match pages.checked_sub(1) {
+        None => 0,
+        Some(rest) => rest.div_ceil(level.pages()) + 1,
+    }
+}
+
+/// The result of [`Space::map`].
+#[derive(Debug)]
+#[must_use]
+pub struct Mapped {
+    /// The leaf that covers the frame now. `None`: nothing does. Either a larger leaf was in
+    /// the way and has been removed, and the guest's next fault finds the way clear;
+    /// or the frame or the host address is beyond what an entry can express.
+    pub leaf: Option<Leaf>,
+    /// Whether an entry was written. A fault that changes nothing is spurious: another CPU
+    /// was faster.
+    pub changed: bool,
+    /// Set when a translation that was present has changed.
+    pub stale: Option<Stale>,
+}
+
+/// The guest-physical address space of one VM.
+#[derive(Debug)]
+pub struct Space {
+    ept: Tree<Ept>,
+    sppt: Option<Tree<Sppt>>,
+}
+
+impl Space {
+    /// An empty address space without sub-page permissions, on the zeroed frame `ept_root`.
+    pub const fn new(ept_root: Hpa) -> Self {
+        Self {
+            ept: Tree::new(ept_root),
+            sppt: None,
+        }
+    }
+
+    /// Adds sub-page permissions, all of them writable, on the zeroed frame `sppt_root`. Once
+    /// they are there the call changes nothing and hands the frame back.
+    pub fn enable_spp(&mut self, sppt_root: Hpa) -> Option<Hpa> {
+        if self.sppt.is_some() {
+            return Some(sppt_root);
+        }
+        self.sppt = Some(Tree::new(sppt_root));
+        None
+    }
+
+    /// Whether the address space has sub-page permissions.
+    pub const fn spp_enabled(&self) -> bool {
+        self.sppt.is_some()
+    }
+
+    /// The root of the EPT, for [`ept::eptp`].
+    pub const fn ept_root(&self) -> Hpa {
+        self.ept.root()
+    }
+
+    /// The root of the SPPT, for the VMCS field SPPTP (SDM 3C 25.6.22).
+    pub fn sppt_root(&self) -> Option<Hpa> {
+        self.sppt.as_ref().map(Tree::root)
+    }
+
+    /// The map of one page; [`Mask::ALL`] where none was set.
+    pub fn mask<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Mask {
+        self.restriction(mem, gfn).1
+    }
+
+    /// The largest leaf that may cover the frame: none may reach across a 2-MiB region that
+    /// has a vector table, because a page in it may be protected.
+    pub fn max_level<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Level {
+        self.restriction(mem, gfn).0
+    }
+
+    /// The leaf that covers the frame.
+    pub fn leaf<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Option<Leaf> {
+        let found = self.ept.walk(mem, gfn);
+        Leaf::parse(found.raw, found.level)
+    }
+
+    /// The largest leaf and the map that the SPPT leaves to a frame, from one walk. A vector that
+    /// the processor would refuse denies everything.
+    fn restriction<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> (Level, Mask) {
+        let Some(sppt) = &self.sppt else {
+            return (Level::Pdpt, Mask::ALL);
+        };
+        let found = sppt.walk(mem, gfn);
+        match found.kind {
+            Kind::Leaf => (
+                Level::Pt,
+                Mask::from_vector(found.raw).unwrap_or(Mask::NONE),
+            ),
+            _ => (found.level.min(Level::Pdpt), Mask::ALL),
+        }
+    }
+
+    /// Maps the naturally aligned region of `level` around `gfn` to the host memory from `hpa` on,
+    /// writable as far as `writable` and the map of the page allow. Where `level` is not possible
+    /// (above [`Space::max_level`], or smaller leaves or tables are in place), only the
+    /// 4-KiB page `gfn` is mapped.
+    ///
+    /// # Errors
+    /// [`NoFrame`]: no translation has changed. At most [`MAX_FRAMES_PER_MAP`] frames are needed.
+    pub fn map<M: PhysMem>(
+        &self,
+        mem: &M,
+        frames: &mut impl Frames,
+        gfn: Gfn,
+        level: Level,
+        hpa: Hpa,
+        writable: bool,
+    ) -> Result<Mapped, NoFrame> {
+        let present = self.ept.walk(mem, gfn);
+        let asked = Leaf {
+            hpa,
+            level,
+            writable,
+            subpage: false,
+        };
+        let leaf = self.fit(mem, gfn, asked, present.level);
+        match Leaf::parse(present.raw, present.level) {
+            Some(old) if same_access(&old, &leaf, gfn) => Ok(Mapped::unchanged(Some(old))),
+            _ => self.install(mem, frames, gfn, leaf, present),
+        }
+    }
+
+    /// `asked` as far as the map of `gfn` and the tables present, down to level `down_to`, allow.
+    fn fit<M: PhysMem>(&self, mem: &M, gfn: Gfn, asked: Leaf, down_to: Level) -> Leaf {
+        let (max_level, map) = self.restriction(mem, gfn);
+        let open = map == Mask::ALL;
+        let (level, hpa) = if asked.level > max_level.min(down_to) {
+            (Level::Pt, translate(&asked, gfn))
+        } else {
+            (asked.level, asked.hpa)
+        };
+        Leaf {
+            hpa,
+            level,
+            writable: asked.writable && open,
+            subpage: asked.writable && !open,
+        }
+    }
+
+    fn install<M: PhysMem>(
+        &self,
+        mem: &M,
+        frames: &mut impl Frames,
+        gfn: Gfn,
+        leaf: Leaf,
+        present: Found,
+    ) -> Result<Mapped, NoFrame> {
+        let Some(raw) = leaf.raw() else {
+            return Ok(Mapped::unchanged(None));
+        };
+        match self.ept.ensure(mem, frames, gfn, leaf.level) {
+            Ok(slot) => {
+                mem.store(slot, raw);
+                Ok(Mapped::changed(Some(leaf), present.kind))
+            }
+            // Splitting the large leaf would take frames for pages that nobody asked for.
+            Err(Blocked::Leaf(_)) => {
+                mem.store(present.slot, 0);
+                Ok(Mapped::changed(None, present.kind))
+            }
+            Err(Blocked::NoFrame) => Err(NoFrame),
+            Err(Blocked::Beyond) => Ok(Mapped::unchanged(None)),
+        }
+    }
+
+    /// Removes the leaves that cover any part of the range; a large leaf goes as a whole.
+    pub fn zap<M: PhysMem>(&self, mem: &M, start: Gfn, pages: u64) -> Option<Stale> {
+        let mut stale = None;
+        self.ept.for_each_leaf(mem, start, pages, |_, _, slot, _| {
+            mem.store(slot, 0);
+            stale = Some(Stale::new());
+        });
+        stale
+    }
+
+    /// Makes the leaves that cover any part of the range read-only, armed ones included: their
+    /// host pages are no longer writable.
+    pub fn write_protect<M: PhysMem>(&self, mem: &M, start: Gfn, pages: u64) -> Option<Stale> {
+        let mut stale = None;
+        self.ept
+            .for_each_leaf(mem, start, pages, |_, _, slot, raw| {
+                let grants = Bits::WRITE | Bits::SPP;
+                if Bits::from_bits_retain(raw).intersects(grants) {
+                    edit(mem, slot, raw, |bits| bits - grants);
+                    stale = Some(Stale::new());
+                }
+            });
+        stale
+    }
+
+    /// First phase of setting maps: makes the SPPT tables that the range needs. No permission
+    /// changes, as new vectors say "all writable". Without SPP there is nothing to make.
+    ///
+    /// # Errors
+    /// [`NoFrame`]: call again with more frames; [`frames_for_masks`] bounds how many.
+    pub fn reserve_masks<M: PhysMem>(
+        &self,
+        mem: &M,
+        frames: &mut impl Frames,
+        start: Gfn,
+        pages: u64,
+    ) -> Result<(), NoFrame> {
+        let Some(sppt) = &self.sppt else {
+            return Ok(());
+        };
+        let end = start.get().saturating_add(pages).min(Gfn::END.get());
+        let mut gfn = start.get();
+        while gfn < end {
+            match sppt.ensure(mem, frames, Gfn::new(gfn), Level::Pt) {
+                Err(Blocked::NoFrame) => return Err(NoFrame),
+                // An SPPT has no large leaves, and `end` is within its reach.
+                Ok(_) | Err(Blocked::Leaf(_) | Blocked::Beyond) => {}
+            }
+            gfn = Gfn::new(gfn).align_down(Level::Pd).get() + Level::Pd.pages();
+        }
+        Ok(())
+    }
+
+    /// Second phase: gives page `start + i` the map `map(i)`, for each `i` below `pages`. It
+    /// cannot fail on pages for which [`Space::reserve_masks`] has succeeded, and leaves any
+    /// other page as it is.
+    ///
+    /// A `Stale` comes back also where a map was tightened and no leaf is present: the leaf may
+    /// have gone a moment ago, with its invalidation still on the way.
+    pub fn commit_masks<M: PhysMem>(
+        &self,
+        mem: &M,
+        start: Gfn,
+        pages: u64,
+        mut map: impl FnMut(u64) -> Mask,
+    ) -> Option<Stale> {
+        let sppt = self.sppt.as_ref()?;
+        let mut stale = None;
+        for i in 0..pages {
+            let Some(gfn) = start.checked_add(i).filter(|gfn| gfn.translatable()) else {
+                break;
+            };
+            stale = Stale::merge(stale, self.commit(mem, sppt, gfn, map(i)));
+        }
+        stale
+    }
+
+    /// The vector first, the leaf second: an armed leaf must find its vector, and while the leaf
+    /// still says W=1 no processor looks at the vector.
+    fn commit<M: PhysMem>(&self, mem: &M, sppt: &Tree<Sppt>, gfn: Gfn, new: Mask) -> Option<Stale> {
+        let found = sppt.walk(mem, gfn);
+        if found.kind != Kind::Leaf {
+            return None;
+        }
+        let old = Mask::from_vector(found.raw);
+        if old != Some(new) {
+            mem.store(found.slot, new.vector());
+        }
+        let tightened = old.is_none_or(|old| !new.allows(old));
+        let (armed, changed) = self.rearm(mem, gfn, new == Mask::ALL);
+        let vector_in_use = armed && old != Some(new);
+        (changed || tightened || vector_in_use).then(Stale::new)
+    }
+
+    /// Makes the leaf agree with a map that is `open` (ALL) or not. Returns whether it was armed
+    /// before and whether it was changed. Only an armed leaf becomes writable: bit 61 is the
+    /// proof that the host page is.
+    fn rearm<M: PhysMem>(&self, mem: &M, gfn: Gfn, open: bool) -> (bool, bool) {
+        let found = self.ept.walk(mem, gfn);
+        let Some(leaf) = Leaf::parse(found.raw, found.level) else {
+            return (false, false);
+        };
+        let (set, clear) = match (leaf.level, leaf.writable, leaf.subpage) {
+            (Level::Pt, true, _) if !open => (Bits::SPP, Bits::WRITE),
+            (Level::Pt, _, true) if open => (Bits::WRITE, Bits::SPP),
+            (Level::Pt, _, armed) => return (armed, false),
+            (_, _, _) if open => return (false, false),
+            (_, _, _) => (Bits::empty(), Bits::all()),
+        };
+        edit(mem, found.slot, found.raw, |bits| (bits - clear) | set);
+        (leaf.subpage, true)
+    }
+
+    /// Calls `visit` for each table frame of both trees, roots included, every child before its
+    /// parent. Only for an address space that no processor walks any more.
+    pub fn for_each_table<M: PhysMem>(&self, mem: &M, mut visit: impl FnMut(Hpa)) {
+        self.ept.for_each_table(mem, &mut visit);
+        if let Some(sppt) = &self.sppt {
+            sppt.for_each_table(mem, &mut visit);
+        }
+    }
+}
+
+impl Mapped {
+    fn unchanged(leaf: Option<Leaf>) -> Self {
+        Self {
+            leaf,
+            changed: false,
+            stale: None,
+        }
+    }
+
+    fn changed(leaf: Option<Leaf>, was: Kind) -> Self {
+        Self {
+            leaf,
+            changed: true,
+            stale: (was == Kind::Leaf).then(Stale::new),
+        }
+    }
+}
+
+/// Where `leaf` puts the first byte of `gfn`, a frame that it covers.
+fn translate(leaf: &Leaf, gfn: Gfn) -> Hpa {
+    let offset = (gfn.get() & (leaf.level.pages() - 1)) * PAGE_SIZE;
+    Hpa::new(leaf.hpa.get().wrapping_add(offset))
+}
+
+/// Whether two leaves give `gfn` the same memory with the same permissions.
+fn same_access(one: &Leaf, other: &Leaf, gfn: Gfn) -> bool {
+    translate(one, gfn) == translate(other, gfn)
+        && (one.writable, one.subpage) == (other.writable, other.subpage)
+}
+
+/// Changes a present leaf and keeps what the processor adds meanwhile: it sets the accessed and
+/// the dirty flag, so the exchange fails twice at most.
+fn edit<M: PhysMem>(mem: &M, slot: Slot, mut raw: u64, change: impl Fn(Bits) -> Bits) {
+    while let Err(found) =
+        mem.compare_exchange(slot, raw, change(Bits::from_bits_retain(raw)).bits())
+    {
+        raw = found;
+    }
+}
