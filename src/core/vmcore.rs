@@ -21,6 +21,9 @@
 extern crate std;
 
 pub mod cap;
+pub mod errno;
 pub mod event;
+pub mod events_abi;
 pub mod exit;
 pub mod field;
+pub mod slots;
