@@ -4,7 +4,7 @@
 //!
 //! A VM keeps its slots in an array sorted by `base`; slots never overlap.
 
-use ept::{Gfn, PAGE_SHIFT, PAGE_SIZE};
+use ept::{Gfn, Level, PAGE_SHIFT, PAGE_SIZE};
 use ioctl_api::memory::{UserMemoryRegion, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 use crate::errno::Errno;
@@ -57,6 +57,40 @@ impl Slot {
             return None;
         }
         self.base.checked_add(pages)
+    }
+
+    /// The guest frames of this slot that the host range `start..end` backs, as
+    /// first frame and number of pages.
+    pub fn gfns_of(&self, start: u64, end: u64) -> Option<(Gfn, u64)> {
+        let slot_end = self.hva.checked_add(self.pages << PAGE_SHIFT)?;
+        let first = start.max(self.hva) & !(PAGE_SIZE - 1);
+        let last = end.min(slot_end);
+        if first >= last {
+            return None;
+        }
+        let pages = last.wrapping_sub(first).div_ceil(PAGE_SIZE);
+        Some((self.gfn_of(first)?, pages))
+    }
+
+    /// The largest leaf at `gfn`, at most `limit`, that stays inside the slot and
+    /// whose guest and host addresses are aligned alike.
+    pub fn leaf_level(&self, gfn: Gfn, limit: Level) -> Level {
+        let mut level = limit;
+        while let Some(below) = level.below() {
+            let first = gfn.align_down(level);
+            let inside = first >= self.base
+                && first
+                    .checked_add(level.pages())
+                    .zip(self.base.checked_add(self.pages))
+                    .is_some_and(|(end, slot_end)| end <= slot_end);
+            let bytes = level.pages() << PAGE_SHIFT;
+            let aligned = (self.hva ^ self.base.gpa().get()) & bytes.wrapping_sub(1) == 0;
+            if inside && aligned {
+                break;
+            }
+            level = below;
+        }
+        level
     }
 
     const fn overlaps(&self, other: &Self) -> bool {

@@ -21,9 +21,12 @@
 extern crate std;
 
 pub mod cap;
+pub mod cr;
 pub mod errno;
 pub mod event;
 pub mod events_abi;
 pub mod exit;
 pub mod field;
+pub mod segment;
 pub mod slots;
+pub mod sregs;
