@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The address space by example: one short story for each rule, told by the entries.
+
+use ept::{Gfn, Hpa, Level, NoFrame};
+use model::ram::{Ram, Reserve};
+use spp::{frames_for_masks, Mapped, Mask, Space, MAX_FRAMES_PER_MAP};
+
+const GFN: Gfn = Gfn::new(0x1_2345);
+const MAP: Mask = Mask::from_raw(0x0000_00f0);
+
+struct Vm {
+    ram: Ram,
+    space: Space,
+}
+
+impl Vm {
+    fn new() -> Self {
+        let ram = Ram::default();
+        let mut space = Space::new(ram.frame());
+        assert_eq!(space.enable_spp(ram.frame()), None);
+        Self { ram, space }
+    }
+
+    fn map_at(&self, gfn: Gfn, level: Level, hpa: u64, writable: bool) -> Mapped {
+        let mut frames = Reserve::new(&self.ram, MAX_FRAMES_PER_MAP as u64);
+        let hpa = Hpa::new(hpa);
+        let mapped = self
+            .space
+            .map(&self.ram, &mut frames, gfn, level, hpa, writable);
+        mapped.expect("enough frames")
+    }
+
+    fn map(&self, writable: bool) -> Mapped {
+        self.map_at(GFN, Level::Pt, 0x5000, writable)
+    }
+
+    /// Sets the map of one page; whether a `Stale` came of it.
+    fn protect(&self, gfn: Gfn, mask: Mask) -> bool {
+        let mut frames = Reserve::new(&self.ram, frames_for_masks(1));
+        let reserved = self.space.reserve_masks(&self.ram, &mut frames, gfn, 1);
+        assert_eq!(reserved, Ok(()));
+        let stale = self.space.commit_masks(&self.ram, gfn, 1, |_| mask);
+        stale.map(|stale| stale.spent()).is_some()
+    }
+
+    /// Level, writable, armed.
+    fn leaf(&self, gfn: Gfn) -> Option<(Level, bool, bool)> {
+        let leaf = self.space.leaf(&self.ram, gfn)?;
+        Some((leaf.level, leaf.writable, leaf.subpage))
+    }
+}
+
+const WRITABLE: Option<(Level, bool, bool)> = Some((Level::Pt, true, false));
+const ARMED: Option<(Level, bool, bool)> = Some((Level::Pt, false, true));
+const READ_ONLY: Option<(Level, bool, bool)> = Some((Level::Pt, false, false));
+
+#[test]
+fn protecting_a_mapped_page_arms_it_and_back() {
+    let vm = Vm::new();
+    assert!(vm.map(true).changed);
+    assert_eq!(vm.leaf(GFN), WRITABLE);
+    assert!(vm.protect(GFN, MAP));
+    assert_eq!((vm.leaf(GFN), vm.space.mask(&vm.ram, GFN)), (ARMED, MAP));
+    assert!(!vm.protect(GFN, MAP), "nothing changed");
+    assert!(
+        vm.protect(GFN, Mask::NONE),
+        "armed: the vector may be cached"
+    );
+    assert_eq!(vm.leaf(GFN), ARMED);
+    assert!(vm.protect(GFN, Mask::ALL));
+    assert_eq!(vm.leaf(GFN), WRITABLE);
+}
+
+#[test]
+fn mapping_a_protected_page_arms_it() {
+    let vm = Vm::new();
+    assert!(vm.protect(GFN, MAP), "a leaf may have gone a moment ago");
+    assert_eq!(vm.leaf(GFN), None);
+    let mapped = vm.map(true);
+    assert_eq!((mapped.changed, mapped.stale.is_some()), (true, false));
+    assert_eq!(vm.leaf(GFN), ARMED);
+}
+
+#[test]
+fn relaxing_the_map_of_an_absent_page_needs_no_invalidation() {
+    let vm = Vm::new();
+    vm.protect(GFN, MAP);
+    assert!(!vm.protect(GFN, Mask::ALL));
+    assert!(!vm.protect(GFN, Mask::ALL));
+}
+
+#[test]
+fn a_read_only_host_page_is_never_armed_nor_opened() {
+    let vm = Vm::new();
+    vm.protect(GFN, MAP);
+    assert!(vm.map(false).changed);
+    assert_eq!(vm.leaf(GFN), READ_ONLY);
+    vm.protect(GFN, Mask::ALL);
+    assert_eq!(vm.leaf(GFN), READ_ONLY);
+}
+
+#[test]
+fn write_protection_disarms_and_keeps_the_map() {
+    let vm = Vm::new();
+    vm.protect(GFN, MAP);
+    assert!(vm.map(true).changed);
+    assert!(vm.space.write_protect(&vm.ram, GFN, 1).is_some());
+    assert_eq!(
+        (vm.leaf(GFN), vm.space.mask(&vm.ram, GFN)),
+        (READ_ONLY, MAP)
+    );
+    assert!(vm.space.write_protect(&vm.ram, GFN, 1).is_none());
+    vm.protect(GFN, Mask::ALL);
+    assert_eq!(vm.leaf(GFN), READ_ONLY, "the host page is still read-only");
+    let again = vm.map(true);
+    assert_eq!((again.changed, again.stale.is_some()), (true, true));
+    assert_eq!(vm.leaf(GFN), WRITABLE);
+}
+
+#[test]
+fn the_map_outlives_the_mapping() {
+    let vm = Vm::new();
+    vm.protect(GFN, MAP);
+    assert!(vm.map(true).changed);
+    assert!(vm.space.zap(&vm.ram, GFN, 1).is_some());
+    assert!(vm.space.zap(&vm.ram, GFN, 1).is_none());
+    assert_eq!((vm.leaf(GFN), vm.space.mask(&vm.ram, GFN)), (None, MAP));
+    assert!(vm.map(true).changed);
+    assert_eq!(vm.leaf(GFN), ARMED);
+}
+
+#[test]
+fn protecting_a_page_takes_the_large_leaf_away_and_keeps_it_away() {
+    let vm = Vm::new();
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pdpt);
+    assert!(vm.map_at(GFN, Level::Pd, 0x4000_0000, true).changed);
+    assert_eq!(vm.leaf(GFN), Some((Level::Pd, true, false)));
+    assert!(!vm.protect(GFN, Mask::ALL), "no page is protected");
+    assert_eq!(vm.leaf(GFN), Some((Level::Pd, true, false)));
+    assert!(vm.protect(GFN, MAP));
+    assert_eq!(vm.leaf(GFN), None);
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pt);
+    let mapped = vm.map_at(GFN, Level::Pd, 0x4000_0000, true);
+    let leaf = mapped.leaf.expect("mapped at 4 KiB instead");
+    assert_eq!(
+        (leaf.level, leaf.hpa),
+        (Level::Pt, Hpa::new(0x4000_0000 + 0x145 * 0x1000))
+    );
+    assert_eq!(vm.leaf(GFN), ARMED);
+    let neighbour = Gfn::new(GFN.get() ^ 0x200);
+    assert_eq!(vm.space.max_level(&vm.ram, neighbour), Level::Pd);
+    let elsewhere = Gfn::new(GFN.get() ^ 1 << 18);
+    assert_eq!(vm.space.max_level(&vm.ram, elsewhere), Level::Pdpt);
+}
+
+#[test]
+fn a_larger_leaf_in_the_way_is_removed_first() {
+    let vm = Vm::new();
+    assert!(vm.map_at(GFN, Level::Pdpt, 0x4000_0000, false).changed);
+    let blocked = vm.map(true);
+    assert_eq!(
+        (blocked.leaf, blocked.changed, blocked.stale.is_some()),
+        (None, true, true)
+    );
+    assert_eq!(vm.leaf(GFN), None);
+    let clear = vm.map(true);
+    assert!(clear.leaf.is_some());
+    assert_eq!(clear.stale, None);
+    assert_eq!(vm.leaf(GFN), WRITABLE);
+}
+
+#[test]
+fn the_same_mapping_again_is_spurious() {
+    let vm = Vm::new();
+    let base = 0x4000_0000;
+    assert!(vm.map_at(GFN, Level::Pd, base, true).changed);
+    assert!(!vm.map_at(GFN, Level::Pd, base, true).changed);
+    let page = base + 0x145 * 0x1000;
+    let within = vm.map_at(GFN, Level::Pt, page, true);
+    assert_eq!((within.changed, within.stale), (false, None));
+    let moved = vm.map_at(GFN, Level::Pd, base << 1, true);
+    assert_eq!((moved.changed, moved.stale.is_some()), (true, true));
+}
+
+#[test]
+fn what_an_entry_cannot_express_is_not_mapped() {
+    let vm = Vm::new();
+    let beyond = vm.map_at(Gfn::END, Level::Pt, 0x5000, true);
+    assert_eq!((beyond.leaf, beyond.changed), (None, false));
+    let wide = vm.map_at(GFN, Level::Pt, 1 << 52, true);
+    assert_eq!((wide.leaf, wide.changed), (None, false));
+    let skewed = vm.map_at(GFN, Level::Pd, 0x1000, true);
+    assert_eq!((skewed.leaf, skewed.changed), (None, false));
+    assert!(!vm.protect(Gfn::END, MAP));
+    assert_eq!(vm.space.mask(&vm.ram, Gfn::END), Mask::ALL);
+    assert_eq!(vm.ram.frames().len(), 2, "no table was made");
+}
+
+#[test]
+fn without_spp_there_are_no_maps() {
+    let ram = Ram::default();
+    let space = Space::new(ram.frame());
+    let mut none = Reserve::new(&ram, 0);
+    assert_eq!(space.reserve_masks(&ram, &mut none, GFN, 512), Ok(()));
+    assert!(space.commit_masks(&ram, GFN, 512, |_| Mask::NONE).is_none());
+    assert_eq!(space.mask(&ram, GFN), Mask::ALL);
+    assert_eq!((space.spp_enabled(), space.sppt_root()), (false, None));
+}
+
+#[test]
+fn spp_is_enabled_once() {
+    let mut vm = Vm::new();
+    let root = vm.space.sppt_root();
+    vm.protect(GFN, MAP);
+    let second = vm.ram.frame();
+    assert_eq!(vm.space.enable_spp(second), Some(second));
+    assert_eq!(
+        (vm.space.sppt_root(), vm.space.mask(&vm.ram, GFN)),
+        (root, MAP)
+    );
+}
+
+#[test]
+fn frames_for_masks_is_enough_and_no_more_than_the_worst_start_needs() {
+    let worst = Gfn::new((1 << 27) - 1);
+    for pages in [1, 2, 512, 513, 514, 1024, 1026] {
+        let used = |start: Gfn| {
+            let vm = Vm::new();
+            let mut frames = Reserve::new(&vm.ram, frames_for_masks(pages));
+            let reserved = vm.space.reserve_masks(&vm.ram, &mut frames, start, pages);
+            assert_eq!(reserved, Ok(()), "{pages} from {start:?}");
+            vm.ram.frames().len() as u64 - 2
+        };
+        assert_eq!(used(worst), frames_for_masks(pages), "{pages}");
+        used(Gfn::new(0));
+        used(Gfn::new(1));
+        used(Gfn::new((1 << 18) - 1));
+    }
+    assert_eq!((frames_for_masks(0), frames_for_masks(1)), (0, 3));
+    assert!(frames_for_masks(u64::MAX) > 1 << 54);
+}
+
+#[test]
+fn reserve_continues_where_it_ran_dry() {
+    let vm = Vm::new();
+    let reserve = |frames| {
+        let mut frames = Reserve::new(&vm.ram, frames);
+        vm.space.reserve_masks(&vm.ram, &mut frames, GFN, 1024)
+    };
+    assert_eq!(reserve(2), Err(NoFrame));
+    assert_eq!(reserve(1), Err(NoFrame));
+    assert_eq!(reserve(2), Ok(()));
+    assert_eq!(vm.space.mask(&vm.ram, GFN), Mask::ALL);
+}
+
+#[test]
+fn a_page_that_was_not_reserved_keeps_its_map() {
+    let vm = Vm::new();
+    assert!(vm.map(true).changed);
+    assert!(vm
+        .space
+        .commit_masks(&vm.ram, GFN, 1, |_| Mask::NONE)
+        .is_none());
+    assert_eq!(
+        (vm.leaf(GFN), vm.space.mask(&vm.ram, GFN)),
+        (WRITABLE, Mask::ALL)
+    );
+}
+
+#[test]
+fn maps_are_asked_for_by_position() {
+    let vm = Vm::new();
+    let mut frames = Reserve::new(&vm.ram, frames_for_masks(4));
+    let start = Gfn::new(510);
+    assert_eq!(
+        vm.space.reserve_masks(&vm.ram, &mut frames, start, 4),
+        Ok(())
+    );
+    let map = |i: u64| Mask::from_raw(i as u32);
+    assert!(vm.space.commit_masks(&vm.ram, start, 4, map).is_some());
+    for i in 0..4 {
+        assert_eq!(vm.space.mask(&vm.ram, Gfn::new(510 + i)), map(i));
+    }
+}
+
+#[test]
+fn an_exchange_that_fails_is_tried_with_what_was_found() {
+    let vm = Vm::new();
+    assert!(vm.map(true).changed);
+    vm.ram.interfere(0x300);
+    assert!(vm.protect(GFN, MAP));
+    assert_eq!(vm.leaf(GFN), ARMED);
+    vm.ram.interfere(0x100);
+    assert!(vm.space.write_protect(&vm.ram, GFN, 1).is_some());
+    assert_eq!(vm.leaf(GFN), READ_ONLY);
+}
