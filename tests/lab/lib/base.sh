@@ -11,9 +11,7 @@ elapsed() { printf '%d:%02d' $((SECONDS / 60)) $((SECONDS % 60)); }
 
 say() { printf 'lab [%s] %s\n' "$(elapsed)" "$*" >&2; }
 
-# key FILE...: the first 12 digits of the hash of the files' contents.
-key() { cat -- "$@" | sha256sum | cut -c1-12; }
-
+# The first 12 digits of the hash of the input.
 key_of_text() { sha256sum | cut -c1-12; }
 
 # One builder at a time: a second one waits, and then finds everything done.

@@ -12,25 +12,25 @@ run_dir=''
 parse_run() {
 	while (($# > 0)); do
 		case $1 in
+		--kvm) kvm=1 && shift && continue ;;
+		--no-kvm) kvm='' && shift && continue ;;
+		--keep) keep=1 && shift && continue ;;
+		--console) show_console=1 && shift && continue ;;
+		--trace) trace=report && shift && continue ;;
+		--) shift && break ;;
+		-*) (($# > 1)) || die "run: $1 wants a value, see 'lab help'" ;;
+		*) break ;;
+		esac
+		case $1 in
 		--cpus) cpus=$2 ;;
 		--model) model=$2 ;;
 		--mem) memory=$2 ;;
 		--timeout) timeout=$2 ;;
 		--append) append+=" $2" ;;
 		--copy) copies+=("$2") ;;
-		--kvm) kvm=1 ;;
-		--no-kvm) kvm='' ;;
-		--keep) keep=1 ;;
-		--console) show_console=1 ;;
-		--trace) trace=report ;;
-		--) shift && break ;;
-		-*) die "run: unknown option $1, see 'lab help'" ;;
-		*) break ;;
+		*) die "run: unknown option $1, see 'lab help'" ;;
 		esac
-		case $1 in
-		--kvm | --no-kvm | --keep | --console | --trace) shift ;;
-		*) (($# > 1)) || die "run: $1 wants a value"; shift 2 ;;
-		esac
+		shift 2
 	done
 	(($# > 0)) || die "run: no command given, see 'lab help'"
 	command=("$@")
@@ -126,6 +126,8 @@ exec /lab/bochs/bochs -q -f bochsrc >bochs.out 2>&1
 prepare_run() {
 	local copy
 	run_dir=$(mktemp -d "$cache/run-XXXXXX")
+	exec 8>"$run_dir/lock"
+	flock 8
 	mkdir -p "$run_dir/tree/etc/lab" "$run_dir/tree/lab" "$run_dir/image"
 	for copy in "${copies[@]}"; do copy_in "$copy"; done
 	printf 'exec %s\n' "${command[*]@Q}" >"$run_dir/tree/etc/lab/command"
@@ -136,7 +138,10 @@ prepare_run() {
 }
 
 end_run() {
-	[ -z "${machine:-}" ] || kill -KILL "$machine" 2>/dev/null || true
+	if [ -n "${machine:-}" ]; then
+		kill -KILL "$machine" 2>/dev/null || true
+		wait "$machine" 2>/dev/null || true
+	fi
 	[ -z "$run_dir" ] || [ -n "$keep" ] || rm -rf "$run_dir"
 	[ -z "$keep" ] || say "kept: $run_dir"
 }
