@@ -226,6 +226,12 @@ impl Events {
         });
     }
 
+    /// The external interrupt that waits, for `interrupt_bitmap` of KVM_GET_SREGS.
+    pub fn external_interrupt(&self) -> Option<u8> {
+        let interrupt = self.interrupt.filter(|i| i.soft_len.is_none());
+        interrupt.map(|i| i.vector)
+    }
+
     /// Queues an NMI. The processor latches one more while one is being
     /// handled, and so at most two wait.
     pub fn queue_nmi(&mut self, blocked: bool) {

@@ -21,12 +21,17 @@
 extern crate std;
 
 pub mod cap;
+mod control;
+pub mod cpuid;
 pub mod cr;
 pub mod errno;
 pub mod event;
 pub mod events_abi;
 pub mod exit;
 pub mod field;
+pub mod msr;
+mod reason;
 pub mod segment;
 pub mod slots;
 pub mod sregs;
+pub mod step;

@@ -50,6 +50,14 @@ fn controls_of_a_full_processor() {
 }
 
 #[test]
+fn windows_are_requested_one_by_one() {
+    assert_eq!(with_windows(0x80, false, false), 0x80);
+    assert_eq!(with_windows(0x80, true, false), 0x84);
+    assert_eq!(with_windows(0x80, false, true), 0x40_0080);
+    assert_eq!(with_windows(0x80, true, true), 0x40_0084);
+}
+
+#[test]
 fn forced_bits_are_kept() {
     let caps = Caps::new(&all()).unwrap();
     let msrs = all();
