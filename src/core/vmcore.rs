@@ -30,7 +30,7 @@ pub mod events_abi;
 pub mod exit;
 pub mod field;
 pub mod msr;
-mod reason;
+pub mod reason;
 pub mod segment;
 pub mod slots;
 pub mod sregs;
