@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# make help tells what there is.
+
+KVER ?= $(shell uname -r)
+KDIR ?= /lib/modules/$(KVER)/build
+LAB  := tests/lab/lab
+
+# Kbuild reads this directory's Kbuild file, not this Makefile.
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR)
+
+.PHONY: modules modules_install clean help lab demo test bench check-kdir clippy host-test lab-test fmt
+
+modules: check-kdir
+	+$(kbuild) modules
+
+modules_install: check-kdir
+	+$(kbuild) modules_install
+
+clippy: check-kdir
+	+$(kbuild) CLIPPY=1 modules
+
+clean:
+	$(if $(wildcard $(KDIR)/Makefile),+$(kbuild) clean)
+
+check-kdir:
+	@tests/check-kdir "$(KDIR)"
+
+lab:
+	$(LAB) build
+
+demo:
+	tests/run demo
+
+test:
+	tests/run test
+
+host-test:
+	tests/run host-test
+
+lab-test:
+	tests/run lab-test
+
+bench:
+	tests/run bench
+
+fmt:
+	$(LAB) root -- cargo fmt --all --check
+
+help:
+	@sed 's/^#  \?//' Documentation/make-help.txt

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Zeroed 4-KiB page frames: what VMCS regions, paging structures and the
+//! pages shared with user space are made of.
+
+use super::shim;
+use core::ptr::NonNull;
+use ept::{
+    Frames,
+    Hpa,
+    PhysMem,
+    Slot, //
+};
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Full,
+        Release, //
+    }, //
+};
+
+/// One owned, initially zeroed page frame.
+///
+/// # Invariants
+///
+/// `page` is an order-0 page that this value owns; it is in the kernel's direct
+/// mapping (it was allocated without `__GFP_HIGHMEM`).
+pub(crate) struct Frame {
+    page: NonNull<bindings::page>,
+}
+
+// SAFETY: A page frame belongs to no thread; it is only an address and its owner.
+unsafe impl Send for Frame {}
+// SAFETY: `&Frame` gives out addresses only; access through them is the caller's `unsafe`.
+unsafe impl Sync for Frame {}
+
+impl Frame {
+    /// Allocates a zeroed frame. May sleep.
+    pub(crate) fn new() -> Result<Self> {
+        let page = NonNull::new(shim::kvm_spp_alloc_page()).ok_or(ENOMEM)?;
+        // INVARIANT: Freshly allocated, order 0, no high memory.
+        Ok(Self { page })
+    }
+
+    /// The frame's host-physical address.
+    pub(crate) fn hpa(&self) -> Hpa {
+        // SAFETY: `page` is a valid page by the type invariant.
+        Hpa::new(unsafe { shim::kvm_spp_page_phys(self.page.as_ptr()) })
+    }
+
+    /// The frame's address in the direct mapping; 4096 bytes are valid there.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: `page` is a valid page by the type invariant.
+        unsafe { shim::kvm_spp_page_address(self.page.as_ptr()) }.cast()
+    }
+
+    /// Gives the frame up to a paging structure, which knows it by address.
+    pub(crate) fn into_hpa(self) -> Hpa {
+        let hpa = self.hpa();
+        core::mem::forget(self);
+        hpa
+    }
+
+    /// Takes a frame back from a paging structure.
+    ///
+    /// # Safety
+    ///
+    /// `hpa` came from [`Frame::into_hpa`], is taken back once, and no processor
+    /// can still walk it (invalidated, and unreachable from every root in use).
+    pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Option<Self> {
+        // INVARIANT: The caller returns a frame that `into_hpa` gave up.
+        NonNull::new(shim::kvm_spp_phys_to_page(hpa.get())).map(|page| Self { page })
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        // SAFETY: This value owns the page and nobody uses it any more.
+        unsafe { shim::kvm_spp_free_page(self.page.as_ptr()) };
+    }
+}
+
+/// Frames allocated before a spinlock is taken, for the tables built under it.
+#[derive(Default)]
+pub(crate) struct Reserve {
+    frames: KVec<Frame>,
+}
+
+impl Reserve {
+    /// Makes sure that `count` frames are at hand. May sleep.
+    pub(crate) fn fill(&mut self, count: usize) -> Result {
+        while self.frames.len() < count {
+            self.frames.push(Frame::new()?, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+}
+
+impl Frames for Reserve {
+    fn take(&mut self) -> Option<Hpa> {
+        self.frames.pop().map(Frame::into_hpa)
+    }
+}
+
+/// Access to the words of EPT and SPPT tables through the direct mapping.
+///
+/// # Invariants
+///
+/// Every [`Slot`] it is asked for lies in a table frame of a live `Space`:
+/// slots are only made by `ept::Tree` walks from a root that the same owner
+/// holds, and table frames are freed only when that owner is dropped.
+pub(crate) struct Tables;
+
+impl Tables {
+    fn word(&self, at: Slot) -> &Atomic<u64> {
+        let table = shim::kvm_spp_phys_to_virt(at.table().get()).cast::<u64>();
+        // SAFETY: A slot's index is below 512, so the sum stays in the table's 4096 bytes.
+        let word = unsafe { table.add(at.index()) };
+        // SAFETY: By the type invariant the word is in a live table frame, and
+        // all software access to it is atomic; the processor's is by nature.
+        unsafe { Atomic::from_ptr(word) }
+    }
+}
+
+impl PhysMem for Tables {
+    fn load(&self, at: Slot) -> u64 {
+        self.word(at).load(Acquire)
+    }
+
+    fn store(&self, at: Slot, raw: u64) {
+        self.word(at).store(raw, Release);
+    }
+
+    fn compare_exchange(&self, at: Slot, old: u64, new: u64) -> Result<(), u64> {
+        self.word(at).cmpxchg(old, new, Full).map(|_| ())
+    }
+}

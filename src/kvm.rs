@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The KVM ABI: the device, VMs, vCPUs, and the run loop.
+//!
+//! # Lock order
+//!
+//! 1. `Vcpu::state`, a mutex, held during a vCPU ioctl (KVM_RUN included).
+//! 2. `Vm::config`, a mutex: memory slots, vCPUs and capabilities change under it.
+//! 3. The process's mmap lock, taken inside page look-ups.
+//! 4. `Vm::mmu`, a spinlock: EPT, SPPT and the published slot table. Nothing is
+//!    allocated, looked up or flushed under it: frames are reserved before, and
+//!    the `Stale` token that an update returns is spent after.
+//!
+//! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them.
+
+pub(crate) mod area;
+pub(crate) mod control;
+pub(crate) mod dev;
+pub(crate) mod entry;
+pub(crate) mod exits;
+pub(crate) mod lists;
+pub(crate) mod memory;
+pub(crate) mod msrs;
+pub(crate) mod regs;
+pub(crate) mod run;
+pub(crate) mod setup;
+pub(crate) mod subpage;
+pub(crate) mod tlb;
+pub(crate) mod vcpu;
+pub(crate) mod violation;
+pub(crate) mod vm;

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One stay in the guest: from opening a window to closing it.
+//!
+//! ```text
+//!   open window, VMPTRLD
+//!   host state, TLB generation, registers, MSRs, debug registers, FPU
+//!        |
+//!        v
+//!   +-> inject events --> VM entry --> guest --> VM exit
+//!   |                                              |
+//!   |   exits::step: needs only the VMCS           |
+//!   +------------------ Step::Resume <-------------+
+//!                                                  | Step::Leave(why)
+//!   put all back, VMCLEAR, close window  <---------+
+//! ```
+//!
+//! Exits that need nothing but the VMCS are finished inside, with IRQs off: a
+//! few hundred instructions. A pending host interrupt makes the next VM entry
+//! exit at once, so staying inside delays nobody.
+
+use super::{
+    exits,
+    exits::Step,
+    run::UserExit,
+    vcpu::{
+        Guest,
+        Vcpu, //
+    },
+    vm::Vm, //
+};
+use crate::{
+    host::shim,
+    vmx::{
+        fpu::Loan,
+        host_state::{
+            DebugLoan,
+            MsrLoan, //
+        },
+        window::{
+            Current,
+            Window, //
+        }, //
+    }, //
+};
+use ioctl_api::run;
+use kernel::prelude::*;
+use vmcore::{
+    cap,
+    cr::Control,
+    event::{
+        Interruptibility,
+        NmiBlocking, //
+    },
+    exit::{
+        reason,
+        IoExit,
+        RawExit,
+        Violation, //
+    },
+    field::{
+        self,
+        VmcsExt, //
+    }, //
+};
+
+/// Why the window was closed.
+pub(crate) enum Leave {
+    /// The host wants the CPU: an interrupt, a signal, another task.
+    Host,
+    /// A machine check hit while the guest ran.
+    MachineCheck,
+    /// A guest access that EPT stopped.
+    Violation(Violation),
+    /// PAE paging goes on with these control registers; the length of the
+    /// instruction that does it.
+    LoadPdptes(Control, u8),
+    /// IN or OUT, and its length.
+    Io(IoExit, u8),
+    /// The rest goes to user space as it is.
+    User(UserExit),
+}
+
+/// The VMCS and registers of a window, for the exits that are finished inside.
+pub(crate) struct Inside<'a> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) vmcs: &'a Current<'a>,
+    pub(crate) guest: &'a mut Guest,
+    /// `request_interrupt_window` of kvm_run, read once when the window opened.
+    pub(crate) window_wanted: bool,
+}
+
+/// Runs the guest until something needs IRQs on.
+pub(crate) fn enter(vm: &Vm, vcpu: &Vcpu, state: &mut super::vcpu::State) -> Result<Leave> {
+    let window_wanted = vcpu.area.read_u8(run::REQUEST_INTERRUPT_WINDOW) != 0;
+    let (region, guest, fpu) = state.parts();
+    let mut window = Window::open(&vm.vmx)?;
+    if shim::kvm_spp_guest_work_pending() {
+        return Ok(Leave::Host);
+    }
+    let current = window.load(region)?;
+    let running = vm.tlb.enter(&current, guest.eptp)?;
+    shim::kvm_spp_window_begin();
+    let host = guest.host.sync(&current);
+    guest.flush_registers(&current);
+    let (mut switched, mut debug) = (guest.switched, guest.debug);
+    // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
+    // which is active here.
+    unsafe { shim::kvm_spp_write_cr2(guest.cr2) };
+    let mut loans = Loans {
+        msrs: MsrLoan::new(&current, &mut switched),
+        debug: DebugLoan::new(&current, &mut debug),
+        // SAFETY: IRQs are off until the window is dropped, after the loans.
+        fpu: unsafe { fpu.lend(guest.xcr0) },
+    };
+    let leave = Inside {
+        vm,
+        vmcs: &current,
+        guest: &mut *guest,
+        window_wanted,
+    }
+    .guest_loop(&mut loans);
+    drop(loans);
+    guest.cr2 = shim::kvm_spp_read_cr2();
+    guest.switched = switched;
+    guest.debug = debug;
+    guest.fetch_registers(&current);
+    // SAFETY: IRQs are off since `host` was read on this CPU.
+    unsafe { shim::kvm_spp_host_restore(&host) };
+    shim::kvm_spp_window_end();
+    if current.refused() != 0 {
+        running.forget();
+        kernel::pr_err_once!("VMWRITE refused a field\n");
+        return Err(EIO);
+    }
+    Ok(leave)
+}
+
+/// What of the guest is in the CPU while the window is open.
+pub(crate) struct Loans<'a> {
+    pub(crate) msrs: MsrLoan<'a>,
+    pub(crate) debug: DebugLoan<'a>,
+    pub(crate) fpu: Loan<'a>,
+}
+
+impl Inside<'_> {
+    fn guest_loop(&mut self, loans: &mut Loans<'_>) -> Leave {
+        loop {
+            self.inject();
+            if !self.vmcs.run(&mut self.guest.gprs) {
+                let code = u64::from(self.vmcs.read(field::VM_INSTRUCTION_ERROR));
+                return Leave::User(UserExit::FailEntry(code));
+            }
+            let raw = self.capture();
+            self.take_back_event(&raw);
+            match exits::step(self, loans, &raw) {
+                Step::Resume => {}
+                Step::Leave(leave) => return leave,
+            }
+        }
+    }
+
+    /// What the exit left in the VMCS; fields that this exit does not define are 0.
+    fn capture(&self) -> RawExit {
+        let vmcs = self.vmcs;
+        let mut raw = RawExit {
+            reason: vmcs.read(field::VM_EXIT_REASON),
+            idt_info: vmcs.read(field::IDT_VECTORING_INFO),
+            ..RawExit::default()
+        };
+        if raw.idt_info & (1 << 31) != 0 {
+            raw.idt_error = vmcs.read(field::IDT_VECTORING_ERROR_CODE);
+        }
+        if raw.basic() == reason::EXTERNAL_INTERRUPT {
+            return raw;
+        }
+        raw.insn_len = vmcs.read(field::VM_EXIT_INSTRUCTION_LEN);
+        match raw.basic() {
+            reason::CPUID | reason::HLT | reason::RDMSR | reason::WRMSR => return raw,
+            reason::EXCEPTION_OR_NMI => {
+                raw.intr_info = vmcs.read(field::VM_EXIT_INTR_INFO);
+                raw.intr_error = vmcs.read(field::VM_EXIT_INTR_ERROR_CODE);
+            }
+            reason::EPT_VIOLATION | reason::EPT_MISCONFIG | reason::SPP => {
+                raw.gpa = vmcs.read(field::GUEST_PHYSICAL_ADDRESS);
+                raw.gla = vmcs.read(field::GUEST_LINEAR_ADDRESS);
+            }
+            _ => {}
+        }
+        raw.qualification = vmcs.read(field::EXIT_QUALIFICATION);
+        raw
+    }
+
+    /// An event that was being delivered when the exit came must be delivered
+    /// again (SDM 3C 28.2.4).
+    fn take_back_event(&mut self, raw: &RawExit) {
+        let blocking = self.guest.events.reinject(raw);
+        let old = match blocking {
+            NmiBlocking::Keep => return,
+            _ => self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
+        };
+        let new = match blocking {
+            NmiBlocking::Set => old | 8,
+            _ => old & !8,
+        };
+        self.vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, new);
+    }
+
+    /// Hands the next event to the processor and asks for the windows of those
+    /// that must wait.
+    fn inject(&mut self) {
+        if !self.guest.events.any() && !self.window_wanted {
+            if self.guest.windows_open {
+                self.request_windows(false, false);
+            }
+            return;
+        }
+        let state = self.interruptibility();
+        if let Some(event) = self.guest.events.inject(&state) {
+            self.vmcs.write(field::VM_ENTRY_INTR_INFO, event.intr_info);
+            self.vmcs
+                .write(field::VM_ENTRY_EXCEPTION_ERROR_CODE, event.error_code);
+            self.vmcs
+                .write(field::VM_ENTRY_INSTRUCTION_LEN, event.insn_len);
+        }
+        let windows = self.guest.events.windows(&state, self.window_wanted);
+        self.request_windows(windows.interrupt, windows.nmi);
+    }
+
+    pub(crate) fn interruptibility(&self) -> Interruptibility {
+        Interruptibility::new(
+            self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
+            self.vmcs.read(field::GUEST_RFLAGS),
+            self.vmcs.read(field::GUEST_CR0),
+        )
+    }
+
+    fn request_windows(&mut self, interrupt: bool, nmi: bool) {
+        let controls = cap::with_windows(self.vm.vmx.caps.proc(), interrupt, nmi);
+        self.vmcs.write(field::CPU_BASED_VM_EXEC_CONTROL, controls);
+        self.guest.windows_open = interrupt || nmi;
+    }
+}
+
+impl Guest {
+    /// Writes registers that were changed outside to the VMCS.
+    fn flush_registers(&mut self, vmcs: &Current<'_>) {
+        if !self.dirty {
+            return;
+        }
+        vmcs.write(field::GUEST_RIP, self.rip);
+        vmcs.write(field::GUEST_RSP, self.gprs[4]);
+        vmcs.write(field::GUEST_RFLAGS, self.rflags);
+        vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, self.interruptibility);
+        self.dirty = false;
+    }
+
+    /// Caches registers from the VMCS for the code that runs with IRQs on.
+    fn fetch_registers(&mut self, vmcs: &Current<'_>) {
+        self.rip = vmcs.read(field::GUEST_RIP);
+        self.gprs[4] = vmcs.read(field::GUEST_RSP);
+        self.rflags = vmcs.read(field::GUEST_RFLAGS);
+        self.interruptibility = vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
+    }
+}
+

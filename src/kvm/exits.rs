@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VM exits that need nothing but the VMCS and the vCPU's own state: they are
+//! finished in the window, with IRQs off.
+
+use super::{
+    entry::{
+        Inside,
+        Leave,
+        Loans, //
+    },
+    run::UserExit, //
+};
+use crate::host::shim;
+use ioctl_api::run;
+use vmcore::{
+    event::{
+        Exception,
+        Origin, //
+    },
+    exit::{
+        EntryFailure,
+        ExceptionOrNmi,
+        Exit,
+        RawExit, //
+    },
+    field::{
+        self,
+        VmcsExt, //
+    },
+    step, //
+};
+
+/// RFLAGS.TF.
+const TF: u64 = 1 << 8;
+
+/// What follows an exit.
+pub(crate) enum Step {
+    /// Enter the guest again, in the same window.
+    Resume,
+    /// Close the window.
+    Leave(Leave),
+}
+
+pub(crate) fn user(exit: UserExit) -> Step {
+    Step::Leave(Leave::User(exit))
+}
+
+/// Finishes an exit, or says who must.
+pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
+    match Exit::decode(raw) {
+        Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer => Step::Leave(Leave::Host),
+        Exit::EptViolation(violation) => Step::Leave(Leave::Violation(violation)),
+        Exit::Cpuid => inside.cpuid(raw),
+        Exit::Hlt => inside.skip_then(raw, user(UserExit::Hlt)),
+        Exit::Io(io) => match raw.instruction_len() {
+            Some(len) => Step::Leave(Leave::Io(io, len)),
+            None => unexpected(raw),
+        },
+        Exit::RdMsr => inside.rdmsr(loans, raw),
+        Exit::WrMsr => inside.wrmsr(loans, raw),
+        Exit::Cr(access) => inside.control_register(raw, access),
+                Exit::Xsetbv => inside.xsetbv(loans, raw),
+        // Caches of WB memory stay coherent without them; KVM skips them too
+        // where no device is passed through.
+        Exit::Invd | Exit::Wbinvd | Exit::Mwait | Exit::Monitor => inside.skip(raw),
+        Exit::InterruptWindow if inside.window_wanted => user(UserExit::InterruptWindow),
+        Exit::InterruptWindow | Exit::NmiWindow => Step::Resume,
+        Exit::ExceptionOrNmi(event) => inside.exception(loans, raw, event),
+        Exit::TripleFault => user(UserExit::Shutdown),
+        Exit::Vmcall | Exit::Undefined => inside.fault(Exception::UD),
+        Exit::Rdpmc => inside.fault(Exception::GP),
+        Exit::EntryFailure(failure) => user(entry_failure(raw, failure)),
+        Exit::SppMiss(_) | Exit::SppMisconfig(_) | Exit::EptMisconfig(_) => broken_tables(raw),
+        Exit::Init
+        | Exit::Sipi
+        | Exit::TaskSwitch
+        | Exit::Dr(_)
+        | Exit::Invlpg(_)
+        | Exit::Rdtsc
+        | Exit::Rdtscp
+        | Exit::Invpcid
+        | Exit::Mtf
+        | Exit::GdtrIdtr
+        | Exit::LdtrTr
+        | Exit::Other(_) => unexpected(raw),
+    }
+}
+
+fn internal(suberror: u32, raw: &RawExit) -> Step {
+    let data = [
+        u64::from(raw.reason),
+        raw.qualification,
+        raw.gpa,
+        u64::from(raw.intr_info),
+    ];
+    user(UserExit::Internal { suberror, data })
+}
+
+pub(crate) fn unexpected(raw: &RawExit) -> Step {
+    internal(run::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, raw)
+}
+
+/// The SPPT is complete for every armed leaf before the leaf is armed, and no
+/// reserved bit is ever set, so these exits mean corrupted tables.
+fn broken_tables(raw: &RawExit) -> Step {
+    kernel::pr_err_once!(
+        "EPT or SPPT is broken: exit {:#x}, gpa {:#x}, qualification {:#x}\n",
+        raw.reason,
+        raw.gpa,
+        raw.qualification
+    );
+    unexpected(raw)
+}
+
+fn entry_failure(raw: &RawExit, failure: EntryFailure) -> UserExit {
+    match failure {
+        EntryFailure::GuestState(_) | EntryFailure::MsrLoading(_) | EntryFailure::Other(_) => {}
+        EntryFailure::MachineCheck => shim::kvm_spp_machine_check(),
+    }
+    UserExit::FailEntry(u64::from(raw.reason))
+}
+
+impl Inside<'_> {
+    /// Moves RIP past the instruction that exited (SDM 3C 28.2.5 gives its length).
+    pub(crate) fn skip(&mut self, raw: &RawExit) -> Step {
+        self.skip_then(raw, Step::Resume)
+    }
+
+    pub(crate) fn skip_then(&mut self, raw: &RawExit, then: Step) -> Step {
+        let Some(len) = raw.instruction_len() else {
+            return unexpected(raw);
+        };
+        let rip = self.vmcs.read(field::GUEST_RIP);
+        let long = self.long_code();
+        self.vmcs
+            .write(field::GUEST_RIP, step::next_rip(rip, u64::from(len), long));
+        let blocking = self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
+        if blocking & 3 != 0 {
+            self.vmcs
+                .write(field::GUEST_INTERRUPTIBILITY_STATE, blocking & !3);
+        }
+        if self.vmcs.read(field::GUEST_RFLAGS) & TF != 0 {
+            let pending = self.vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
+            self.vmcs
+                .write(field::GUEST_PENDING_DBG_EXCEPTIONS, pending | step::PENDING_DEBUG_BS);
+        }
+        then
+    }
+
+    /// The guest runs 64-bit code.
+    pub(crate) fn long_code(&self) -> bool {
+        self.vmcs.read(field::GUEST_CS_AR_BYTES) & (1 << 13) != 0
+    }
+
+    pub(crate) fn fault(&mut self, exception: Exception) -> Step {
+        self.guest.events.raise(exception);
+        match self.guest.events.triple_fault() {
+            true => user(UserExit::Shutdown),
+            false => Step::Resume,
+        }
+    }
+
+    fn cpuid(&mut self, raw: &RawExit) -> Step {
+        let leaf = self.guest.gprs[0] as u32;
+        let sub = self.guest.gprs[1] as u32;
+        let cr4 = self.vmcs.read(field::CR4_READ_SHADOW);
+        let now = vmcore::cpuid::Now {
+            cr4,
+            xcr0: self.guest.xcr0,
+        };
+        let out = vmcore::cpuid::lookup(&self.guest.cpuid, leaf, sub, &now);
+        let [eax, ebx, ecx, edx] = out.map(u64::from);
+        self.guest.gprs[0] = eax;
+        self.guest.gprs[3] = ebx;
+        self.guest.gprs[1] = ecx;
+        self.guest.gprs[2] = edx;
+        self.skip(raw)
+    }
+
+    /// XSETBV: any XCR0 that the host has and the rules of SDM 1 13.3 allow.
+    fn xsetbv(&mut self, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
+        let gpr = |n: usize| self.guest.gprs.get(n).copied().unwrap_or(0) & 0xffff_ffff;
+        let value = gpr(0) | gpr(2) << 32;
+        if gpr(1) != 0 || !step::xcr0_valid(value, loans.fpu.mask()) {
+            return self.fault(Exception::GP);
+        }
+        self.guest.xcr0 = value;
+        loans.fpu.set_xcr0(value);
+        self.skip(raw)
+    }
+
+    /// #DB is intercepted so that a guest cannot loop in its delivery without an
+    /// exit; it is the guest's all the same.
+    fn debug(&mut self, loans: &mut Loans<'_>, raw: &RawExit, conditions: u64, icebp: bool) -> Step {
+        if icebp {
+            let len = raw.instruction_len().unwrap_or(1);
+            let origin = Origin::PrivilegedSoftware { len };
+            let exception = Exception {
+                origin,
+                ..Exception::DB
+            };
+            return self.fault(exception);
+        }
+        let dr7 = self.vmcs.read(field::GUEST_DR7);
+        let dr6 = loans.debug.dr6();
+        let (dr6, dr7) = step::debug_registers(dr6, dr7, conditions);
+        loans.debug.set_dr6(dr6);
+        self.vmcs.write(field::GUEST_DR7, dr7);
+        self.fault(Exception::DB)
+    }
+
+    fn exception(&mut self, loans: &mut Loans<'_>, raw: &RawExit, event: ExceptionOrNmi) -> Step {
+        match event {
+            // The host's handler ran right after the exit.
+            ExceptionOrNmi::Nmi => Step::Resume,
+            ExceptionOrNmi::MachineCheck => Step::Leave(Leave::MachineCheck),
+            ExceptionOrNmi::Debug { conditions, icebp } => {
+                self.debug(loans, raw, conditions, icebp)
+            },
+            ExceptionOrNmi::Exception { vector, error_code } => {
+                self.fault(Exception::hardware(vector, error_code.unwrap_or(0)))
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Register state in the structures of the ABI (KVM api.rst 4.11-4.14, 4.22,
+//! 4.31-4.35, 4.42-4.45).
+
+use super::{
+    control::{
+        self,
+        CS,
+        DS,
+        ES,
+        FS,
+        GS,
+        LDTR,
+        SS,
+        TR, //
+    },
+    vcpu::{
+        Guest,
+        State, //
+    },
+    vm::{
+        errno,
+        Vm, //
+    }, //
+};
+use crate::vmx::{
+    fpu::{
+        put,
+        GuestFpu, //
+    },
+    window::Current, //
+};
+use ioctl_api::{
+    regs::{
+        Debugregs,
+        Dtable,
+        Fpu,
+        Regs,
+        Sregs,
+        Xcr,
+        Xcrs, //
+    },
+    vcpu::{
+        MpState,
+        VcpuEvents,
+        KVM_MP_STATE_HALTED,
+        KVM_MP_STATE_RUNNABLE, //
+    }, //
+};
+use kernel::prelude::*;
+use vmcore::{
+    cap::Caps,
+    event::Interruptibility,
+    events_abi,
+    field::{
+        self,
+        VmcsExt, //
+    },
+    segment::{
+        Role,
+        VmcsSegment, //
+    },
+    sregs, //
+};
+
+/// RFLAGS bit 1 is always 1.
+const RFLAGS_FIXED: u64 = 2;
+
+impl Guest {
+    /// A general register by its number in instruction encodings.
+    pub(crate) fn gpr(&self, vmcs: &Current<'_>, number: u8) -> u64 {
+        match number & 15 {
+            4 => vmcs.read(field::GUEST_RSP),
+            n => self.gprs.get(usize::from(n)).copied().unwrap_or(0),
+        }
+    }
+
+    /// Changes a general register by its number in instruction encodings.
+    pub(crate) fn set_gpr(&mut self, vmcs: &Current<'_>, number: u8, value: u64) {
+        match number & 15 {
+            4 => vmcs.write(field::GUEST_RSP, value),
+            n => {
+                if let Some(gpr) = self.gprs.get_mut(usize::from(n)) {
+                    *gpr = value;
+                }
+            }
+        }
+    }
+
+    /// KVM_GET_REGS.
+    pub(crate) fn regs(&self) -> Regs {
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+            self.gprs;
+        Regs {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp,
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip: self.rip,
+            rflags: self.rflags,
+        }
+    }
+
+    /// KVM_SET_REGS. A pending exception belonged to the old registers and goes.
+    pub(crate) fn set_regs(&mut self, r: &Regs) {
+        self.gprs = [
+            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
+            r.r12, r.r13, r.r14, r.r15,
+        ];
+        self.rip = r.rip;
+        self.rflags = r.rflags | RFLAGS_FIXED;
+        self.dirty = true;
+        self.events.clear_exception();
+    }
+
+    /// KVM_GET_SREGS.
+    pub(crate) fn sregs(&self, vmcs: &Current<'_>) -> Sregs {
+        let control = self.control(vmcs);
+        let table = |base, limit: u32| Dtable {
+            base,
+            limit: limit as u16,
+            padding: [0; 3],
+        };
+        Sregs {
+            cs: CS.read(vmcs).to_abi(),
+            ds: DS.read(vmcs).to_abi(),
+            es: ES.read(vmcs).to_abi(),
+            fs: FS.read(vmcs).to_abi(),
+            gs: GS.read(vmcs).to_abi(),
+            ss: SS.read(vmcs).to_abi(),
+            tr: TR.read(vmcs).to_abi(),
+            ldt: LDTR.read(vmcs).to_abi(),
+            gdt: table(
+                vmcs.read(field::GUEST_GDTR_BASE),
+                vmcs.read(field::GUEST_GDTR_LIMIT),
+            ),
+            idt: table(
+                vmcs.read(field::GUEST_IDTR_BASE),
+                vmcs.read(field::GUEST_IDTR_LIMIT),
+            ),
+            cr0: control.cr0.bits(),
+            cr2: self.cr2,
+            cr3: control.cr3,
+            cr4: control.cr4.bits(),
+            cr8: self.cr8,
+            efer: control.efer.bits(),
+            apic_base: self.apic_base(),
+            interrupt_bitmap: sregs::interrupt_bitmap(self.events.external_interrupt()),
+        }
+    }
+
+    /// Puts special registers that were checked into the VMCS.
+    fn load_sregs(&mut self, vmcs: &Current<'_>, caps: &Caps, s: &Sregs, control: &vmcore::cr::Control) {
+        for (fields, segment) in [
+            (&CS, &s.cs),
+            (&DS, &s.ds),
+            (&ES, &s.es),
+            (&FS, &s.fs),
+            (&GS, &s.gs),
+            (&SS, &s.ss),
+            (&TR, &s.tr),
+        ] {
+            fields.write(vmcs, &VmcsSegment::from_abi(segment, Role::Loaded));
+        }
+        LDTR.write(vmcs, &VmcsSegment::from_abi(&s.ldt, Role::Ldtr));
+        vmcs.write(field::GUEST_GDTR_BASE, s.gdt.base);
+        vmcs.write(field::GUEST_GDTR_LIMIT, u32::from(s.gdt.limit));
+        vmcs.write(field::GUEST_IDTR_BASE, s.idt.base);
+        vmcs.write(field::GUEST_IDTR_LIMIT, u32::from(s.idt.limit));
+        self.set_control(vmcs, caps, control);
+        self.cr2 = s.cr2;
+        self.cr8 = s.cr8 & 15;
+        self.set_apic_base(s.apic_base);
+        if let Some(vector) = sregs::pending_interrupt(&s.interrupt_bitmap) {
+            self.events.queue_interrupt(vector);
+        }
+    }
+
+    /// The processor after reset (SDM 3A table 10-1).
+    pub(crate) fn reset(&mut self, vmcs: &Current<'_>, caps: &Caps, bsp: bool) {
+        let reset = sregs::reset(bsp);
+        let control = vmcore::cr::Control::RESET;
+        self.refresh_masks(vmcs);
+        self.load_sregs(vmcs, caps, &reset, &control);
+        if let Some(rdx) = self.gprs.get_mut(2) {
+            *rdx = sregs::RESET_RDX;
+        }
+        self.rip = sregs::RESET_RIP;
+        self.rflags = sregs::RESET_RFLAGS;
+        self.dirty = true;
+        self.debug.dr6 = sregs::RESET_DR6;
+        vmcs.write(field::GUEST_DR7, sregs::RESET_DR7);
+        vmcs.write(field::GUEST_IA32_PAT, vmcore::msr::PAT_RESET);
+        vmcs.write(field::GUEST_IA32_DEBUGCTL, 0);
+        vmcs.write(field::GUEST_SYSENTER_CS, 0);
+        vmcs.write(field::GUEST_SYSENTER_ESP, 0);
+        vmcs.write(field::GUEST_SYSENTER_EIP, 0);
+        vmcs.write(field::GUEST_ACTIVITY_STATE, 0);
+        vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
+    }
+
+    /// KVM_GET_XCRS.
+    pub(crate) fn xcrs(&self) -> Xcrs {
+        let mut xcrs = Xcrs {
+            nr_xcrs: 1,
+            ..Xcrs::default()
+        };
+        if let Some(first) = xcrs.xcrs.first_mut() {
+            *first = Xcr {
+                value: self.xcr0,
+                ..Xcr::default()
+            };
+        }
+        xcrs
+    }
+
+    /// KVM_SET_XCRS: `EINVAL` for a value that XSETBV would refuse.
+    pub(crate) fn set_xcrs(&mut self, xcrs: &Xcrs, mask: u64) -> Result {
+        let count = xcrs.nr_xcrs as usize;
+        if count > xcrs.xcrs.len() || xcrs.flags != 0 {
+            return Err(EINVAL);
+        }
+        // Only XCR0 exists; the others are ignored, as under KVM.
+        match xcrs.xcrs.iter().take(count).find(|xcr| xcr.xcr == 0) {
+            None => Ok(()),
+            Some(xcr) if vmcore::step::xcr0_valid(xcr.value, mask) => {
+                self.xcr0 = xcr.value;
+                Ok(())
+            }
+            Some(_) => Err(EINVAL),
+        }
+    }
+
+    /// KVM_SET_MP_STATE. Without an in-kernel interrupt controller a vCPU is
+    /// runnable; "halted" is remembered and ends with the next KVM_RUN.
+    pub(crate) fn set_mp_state(&mut self, new: &MpState) -> Result {
+        match new.mp_state {
+            KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED => {
+                self.mp_state = new.mp_state;
+                Ok(())
+            }
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// KVM_GET_VCPU_EVENTS.
+    pub(crate) fn vcpu_events(&self) -> VcpuEvents {
+        let now = Interruptibility::new(self.interruptibility, self.rflags, 1);
+        events_abi::save(&self.events, &now)
+    }
+
+    /// KVM_SET_VCPU_EVENTS.
+    pub(crate) fn set_vcpu_events(&mut self, new: &VcpuEvents) -> Result {
+        let new = events_abi::load(&self.events, new).map_err(errno)?;
+        self.events = new.events;
+        if let Some(shadow) = new.shadow {
+            self.interruptibility = (self.interruptibility & !3) | shadow;
+        }
+        self.interruptibility &= !8;
+        self.interruptibility |= u32::from(new.nmi_blocked) << 3;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// KVM_GET_DEBUGREGS.
+    pub(crate) fn debugregs(&self, vmcs: &Current<'_>) -> Debugregs {
+        Debugregs {
+            db: self.debug.db,
+            dr6: self.debug.dr6,
+            dr7: vmcs.read(field::GUEST_DR7),
+            ..Debugregs::default()
+        }
+    }
+
+    /// KVM_SET_DEBUGREGS: `EINVAL` for flags and for set bits above 31 of DR6
+    /// and DR7, which a MOV would refuse.
+    pub(crate) fn set_debugregs(&mut self, vmcs: &Current<'_>, new: &Debugregs) -> Result {
+        if new.flags != 0 || new.dr6 >> 32 != 0 || new.dr7 >> 32 != 0 {
+            return Err(EINVAL);
+        }
+        self.debug.db = new.db;
+        self.debug.dr6 = new.dr6 | 0xffff_0ff0;
+        vmcs.write(field::GUEST_DR7, new.dr7 | sregs::RESET_DR7);
+        Ok(())
+    }
+
+    /// Where the next instruction is fetched, for its bytes and for comparing RIPs.
+    pub(crate) fn code_location(&self, vmcs: &Current<'_>) -> emulate::fetch::CodeLocation {
+        let control = self.control(vmcs);
+        let cs = CS.read(vmcs);
+        let mut pdptes = [0; 4];
+        for (pdpte, field) in pdptes.iter_mut().zip(field::GUEST_PDPTES) {
+            *pdpte = vmcs.read(field);
+        }
+        emulate::fetch::CodeLocation {
+            rip: self.rip,
+            cs_base: cs.base,
+            long: control.long_mode() && cs.long(),
+            paging: emulate::paging::Paging {
+                cr0: control.cr0.bits(),
+                cr3: control.cr3,
+                cr4: control.cr4.bits(),
+                efer: control.efer.bits(),
+                pdptes,
+                user: SS.read(vmcs).dpl() == 3,
+            },
+        }
+    }
+}
+
+impl State {
+    /// KVM_SET_SREGS: `EINVAL` for combinations that the processor cannot be in.
+    pub(crate) fn set_sregs(&mut self, vm: &Vm, s: &Sregs) -> Result {
+        let control = sregs::check(s, &self.guest.features).map_err(errno)?;
+        let pdptes = match control.pae_paging() {
+            true => Some(self.read_pdptes(vm, control.cr3).unwrap_or([0; 4])),
+            false => None,
+        };
+        let caps = &vm.vmx.caps;
+        self.with_vmcs(&vm.vmx, |vmcs, guest| {
+            guest.load_sregs(vmcs, caps, s, &control);
+            if let Some(pdptes) = pdptes {
+                control::write_pdptes(vmcs, &pdptes);
+            }
+        })
+    }
+
+    /// CS base plus RIP: two RIPs are the same instruction where this agrees.
+    pub(crate) fn linear_rip(&mut self, vm: &Vm) -> Result<u64> {
+        self.with_vmcs(&vm.vmx, |vmcs, guest| {
+            vmcs.read(field::GUEST_CS_BASE).wrapping_add(guest.rip)
+        })
+    }
+
+    /// Moves RIP over an instruction of `len` bytes that is complete.
+    pub(crate) fn skip(&mut self, vm: &Vm, len: u64) -> Result {
+        let long = self.with_vmcs(&vm.vmx, |vmcs, guest| {
+            let cs = CS.read(vmcs);
+            guest.control(vmcs).long_mode() && cs.long()
+        })?;
+        let guest = &mut self.guest;
+        guest.rip = vmcore::step::next_rip(guest.rip, len, long);
+        guest.interruptibility &= !3;
+        guest.dirty = true;
+        Ok(())
+    }
+}
+
+impl GuestFpu {
+    /// KVM_GET_FPU: the legacy region of the XSAVE area, rearranged.
+    pub(crate) fn registers(&self) -> Fpu {
+        let image = self.image();
+        let mut fpu = Fpu {
+            fcw: number(image, 0, 2) as u16,
+            fsw: number(image, 2, 2) as u16,
+            ftwx: number(image, 4, 1) as u8,
+            last_opcode: number(image, 6, 2) as u16,
+            last_ip: number(image, 8, 8),
+            last_dp: number(image, 16, 8),
+            mxcsr: number(image, 24, 4) as u32,
+            ..Fpu::default()
+        };
+        let registers = image.get(32..).unwrap_or(&[]);
+        let all = Iterator::chain(fpu.fpr.iter_mut(), &mut fpu.xmm);
+        for (to, from) in all.zip(registers.chunks(16)) {
+            put(to, 0, from);
+        }
+        fpu
+    }
+
+    /// KVM_SET_FPU: `EINVAL` for reserved MXCSR bits.
+    pub(crate) fn set_registers(&mut self, fpu: &Fpu) -> Result {
+        let mut legacy = [0; 416];
+        let (head, registers) = legacy.split_at_mut(32);
+        put(head, 0, &fpu.fcw.to_le_bytes());
+        put(head, 2, &fpu.fsw.to_le_bytes());
+        put(head, 4, &[fpu.ftwx]);
+        put(head, 6, &fpu.last_opcode.to_le_bytes());
+        put(head, 8, &fpu.last_ip.to_le_bytes());
+        put(head, 16, &fpu.last_dp.to_le_bytes());
+        put(head, 24, &fpu.mxcsr.to_le_bytes());
+        put(head, 28, &self.mxcsr_mask().to_le_bytes());
+        let all = Iterator::chain(fpu.fpr.iter(), &fpu.xmm);
+        for (to, from) in registers.chunks_mut(16).zip(all) {
+            put(to, 0, from);
+        }
+        self.set_legacy(&legacy)
+    }
+}
+
+/// A little-endian number of `len` bytes at `at`.
+fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
+    let mut value = 0;
+    for byte in bytes.iter().skip(at).take(len).rev() {
+        value = (value << 8) | u64::from(*byte);
+    }
+    value
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_SPP_SET_MAPS and KVM_SPP_GET_MAPS: sub-page maps of a range of pages.
+//!
+//! A map belongs to a guest frame, not to a memory slot: it stays when the slot
+//! is deleted or moved, and holds for memory that is added later.
+
+use super::vm::Vm;
+use crate::host::{
+    frame::{
+        Reserve,
+        Tables, //
+    },
+    shim,
+    user, //
+};
+use ept::Gfn;
+use ioctl_api::subpage::Maps;
+use kernel::prelude::*;
+use spp::Mask;
+
+impl Vm {
+    /// Sets the maps of a range, all or nothing: no other caller and no vCPU
+    /// sees a part of it, and no CPU uses an old map once this returns.
+    ///
+    /// Errors: `ENODEV` (capability not enabled), `EINVAL`, `E2BIG`, `EFAULT`,
+    /// `ENOMEM`; nothing has changed then.
+    pub(crate) fn set_maps(&self, request: &Maps) -> Result {
+        let (start, pages) = self.range(request)?;
+        let maps = user::read_array::<u32>(request.maps as usize, pages as usize)?;
+        let mut reserve = Reserve::default();
+        let mut frames = spp::frames_for_masks(pages) as usize;
+        loop {
+            reserve.fill(frames)?;
+            let mmu = self.mmu.lock();
+            if mmu
+                .space
+                .reserve_masks(&Tables, &mut reserve, start, pages)
+                .is_err()
+            {
+                // More tables were missing than the bound says; ask for more.
+                frames = frames.saturating_add(1);
+                continue;
+            }
+            let map = |i: u64| maps.get(i as usize).map_or(Mask::ALL, |m| Mask::from_raw(*m));
+            let stale = mmu.space.commit_masks(&Tables, start, pages, map);
+            drop(mmu);
+            self.tlb.flush(stale);
+            return Ok(());
+        }
+    }
+
+    /// Copies the maps of a range to user space; all ones for a page without one.
+    pub(crate) fn get_maps(&self, request: &Maps) -> Result {
+        let (start, pages) = self.range(request)?;
+        let mut maps = KVVec::with_capacity(pages as usize, GFP_KERNEL_ACCOUNT)?;
+        let mmu = self.mmu.lock();
+        for i in 0..pages {
+            let mask = start
+                .checked_add(i)
+                .map_or(Mask::ALL, |gfn| mmu.space.mask(&Tables, gfn));
+            // The capacity is there, so this neither allocates nor fails.
+            maps.push(mask.raw(), GFP_NOWAIT)?;
+        }
+        drop(mmu);
+        user::write_array(request.maps as usize, &maps)
+    }
+
+    fn range(&self, request: &Maps) -> Result<(Gfn, u64)> {
+        if self.sppt_root().is_none() {
+            return Err(ENODEV);
+        }
+        let limit = 1u64 << shim::kvm_spp_phys_bits().min(48);
+        let (gfn, pages) = request
+            .check(limit)
+            .map_err(|bad| Error::from_errno(-bad.errno()))?;
+        Ok((Gfn::new(gfn), pages))
+    }
+}

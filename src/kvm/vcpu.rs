@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual CPU: its state, and the ioctls of its descriptor.
+
+use super::{
+    area::Area,
+    run,
+    vm::Vm, //
+};
+use crate::{
+    host::{
+        fd::FdObject,
+        frame::{
+            Frame,
+            Reserve, //
+        },
+        shim,
+        user, //
+    },
+    vmx::{
+        fpu::GuestFpu,
+        host_state::{
+            DebugRegs,
+            HostFields,
+            SWITCHED_MSRS, //
+        },
+        region::Region,
+        window::{
+            Current,
+            Vmx,
+            Window, //
+        }, //
+    }, //
+};
+use ioctl_api::{
+    number::*,
+    regs::{
+        CpuidEntry2,
+        Debugregs,
+        Fpu,
+        Regs,
+        Sregs,
+        Xcrs, //
+    },
+    vcpu::{
+        Interrupt,
+        MpState,
+        SignalMask,
+        VcpuEvents, //
+    }, //
+};
+use kernel::{
+    mm::virt::VmaNew,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        ArcBorrow,
+        Mutex, //
+    }, //
+};
+use vmcore::{
+    cr::Features,
+    event::Events,
+    msr::MsrStore, //
+};
+
+/// What a vCPU does when it completes an exit to user space on the next KVM_RUN.
+pub(crate) enum Pending {
+    /// An OUT: RIP moves past it.
+    Out { linear_rip: u64, len: u64 },
+    /// An IN: data is at the PIO page, RIP moves past it.
+    In { linear_rip: u64, len: u64, size: u8 },
+}
+
+/// Everything of a vCPU that is not in the VMCS, or is cached from there.
+pub(crate) struct Guest {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub(crate) gprs: [u64; 16],
+    pub(crate) rip: u64,
+    pub(crate) rflags: u64,
+    /// GUEST_INTERRUPTIBILITY_STATE at the last exit.
+    pub(crate) interruptibility: u32,
+    /// The four above differ from the VMCS (RSP is `gprs[4]`).
+    pub(crate) dirty: bool,
+    /// An interrupt or NMI window is requested in the VMCS.
+    pub(crate) windows_open: bool,
+    pub(crate) cr2: u64,
+    pub(crate) cr8: u64,
+    pub(crate) mp_state: u32,
+    pub(crate) events: Events,
+    pub(crate) msrs: MsrStore,
+    /// The guest's values of [`SWITCHED_MSRS`].
+    pub(crate) switched: [u64; SWITCHED_MSRS.len()],
+    pub(crate) debug: DebugRegs,
+    pub(crate) xcr0: u64,
+    pub(crate) cpuid: KVVec<CpuidEntry2>,
+    /// What `cpuid` lets the guest do.
+    pub(crate) features: Features,
+    pub(crate) signal_mask: Option<u64>,
+    pub(crate) host: HostFields,
+    pub(crate) reserve: Reserve,
+    pub(crate) pending: Option<Pending>,
+    /// Where the last write was stopped that the maps allow.
+    pub(crate) spurious: Option<(u64, ept::Gpa)>,
+    /// The guest has run, so CPUID is fixed.
+    pub(crate) ran: bool,
+    pub(crate) vpid: u16,
+    pub(crate) eptp: u64,
+}
+
+/// A vCPU's state; whoever holds the mutex may load the VMCS.
+pub(crate) struct State {
+    region: Region,
+    /// The MSR bitmap that the VMCS points to.
+    _msr_bitmap: Frame,
+    pub(crate) guest: Guest,
+    pub(crate) fpu: GuestFpu,
+}
+
+impl State {
+    /// The VMCS region, the registers and the FPU, apart.
+    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu) {
+        (&self.region, &mut self.guest, &mut self.fpu)
+    }
+
+    /// Makes the VMCS current, with IRQs off, for `work`. Sleeping is not
+    /// possible inside.
+    pub(crate) fn with_vmcs<R>(
+        &mut self,
+        vmx: &Vmx,
+        work: impl FnOnce(&Current<'_>, &mut Guest) -> R,
+    ) -> Result<R> {
+        let mut window = Window::open(vmx)?;
+        let current = window.load(&self.region)?;
+        Ok(work(&current, &mut self.guest))
+    }
+}
+
+/// A virtual CPU.
+#[pin_data]
+pub(crate) struct Vcpu {
+    id: u32,
+    pub(crate) area: Area,
+    #[pin]
+    pub(crate) state: Mutex<State>,
+}
+
+impl Vcpu {
+    /// A vCPU in its reset state.
+    pub(crate) fn new(vm: &Vm, id: u32) -> Result<Arc<Self>> {
+        let region = Region::new(vm.vmx.caps.revision())?;
+        let msr_bitmap = Frame::new()?;
+        let guest = Guest {
+            gprs: [0; 16],
+            rip: 0xfff0,
+            rflags: 2,
+            interruptibility: 0,
+            dirty: true,
+            windows_open: false,
+            cr2: 0,
+            cr8: 0,
+            mp_state: 0,
+            events: Events::new(),
+            msrs: MsrStore::new(),
+            switched: [0; SWITCHED_MSRS.len()],
+            debug: DebugRegs {
+                db: [0; 4],
+                dr6: 0xffff_0ff0,
+            },
+            xcr0: 1,
+            cpuid: KVVec::new(),
+            features: vmcore::cpuid::features(&[]),
+            signal_mask: None,
+            host: HostFields::default(),
+            reserve: Reserve::default(),
+            pending: None,
+            spurious: None,
+            ran: false,
+            // VPIDs tell apart vCPUs of one EPT root only; across roots the
+            // root's address does (SDM 3C 29.4.1).
+            vpid: (id + 1) as u16,
+            eptp: vm.eptp(),
+        };
+        let mut state = State {
+            region,
+            _msr_bitmap: msr_bitmap,
+            guest,
+            fpu: GuestFpu::new(vmcore::cpuid::XCR0_MASK)?,
+        };
+        state.initialise(vm, id == 0)?;
+        let vcpu = Arc::pin_init(
+            try_pin_init!(Self {
+                id,
+                area: Area::new()?,
+                state <- new_mutex!(state, "kvm_spp::vcpu"),
+            }? Error),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Ok(vcpu)
+    }
+
+    /// The number that KVM_CREATE_VCPU was given.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+impl State {
+    /// Gives the new VMCS its contents.
+    fn initialise(&mut self, vm: &Vm, bsp: bool) -> Result {
+        let msr_bitmap = super::setup::fill_msr_bitmap(&self._msr_bitmap);
+        let sppt = vm.sppt_root();
+        let mut window = Window::open(&vm.vmx)?;
+        window.clear(&self.region)?;
+        let current = window.load(&self.region)?;
+        super::setup::controls(&current, &vm.vmx.caps, &self.guest, sppt, msr_bitmap);
+        self.guest.reset(&current, &vm.vmx.caps, bsp);
+        match current.refused() {
+            0 => Ok(()),
+            field => {
+                drop(current);
+                drop(window);
+                pr_err!("VMWRITE refused field {:#x}\n", field);
+                Err(EIO)
+            }
+        }
+    }
+}
+
+/// A vCPU's descriptor keeps the VM alive too.
+pub(crate) struct VcpuFile {
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) vcpu: Arc<Vcpu>,
+}
+
+impl FdObject for VcpuFile {
+    const NAME: &'static CStr = c"kvm-spp-vcpu";
+
+    fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew, pgoff: usize) -> Result {
+        this.vcpu.area.mmap(vma, pgoff)
+    }
+
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        this.vm.check_mm()?;
+        match cmd {
+            KVM_RUN if arg != 0 => return Err(EINVAL),
+            KVM_RUN => return run::run(&this.vm, &this.vcpu),
+            KVM_GET_MSRS | KVM_SET_MSRS | KVM_SET_CPUID2 | KVM_GET_CPUID2 => {
+                return this.list_ioctl(cmd, arg)
+            }
+            KVM_SET_SIGNAL_MASK => return this.set_signal_mask(arg),
+            KVM_GET_TSC_KHZ => return Ok(shim::kvm_spp_tsc_khz() as isize),
+            _ => {}
+        }
+        match this.get(cmd, arg) {
+            None => this.set(cmd, arg)?,
+            Some(result) => result?,
+        }
+        Ok(0)
+    }
+}
+
+impl VcpuFile {
+    /// The ioctls that read state; `None` for others.
+    fn get(&self, cmd: u32, arg: usize) -> Option<Result> {
+        let mut state = self.vcpu.state.lock();
+        let state = &mut *state;
+        let vmx = &self.vm.vmx;
+        Some(match cmd {
+            KVM_GET_REGS => user::write(arg, &state.guest.regs()),
+            KVM_GET_SREGS => state
+                .with_vmcs(vmx, |vmcs, guest| guest.sregs(vmcs))
+                .and_then(|sregs| user::write(arg, &sregs)),
+            KVM_GET_FPU => user::write(arg, &state.fpu.registers()),
+            KVM_GET_XSAVE => user::write_array(arg, state.fpu.image()),
+            KVM_GET_XCRS => user::write(arg, &state.guest.xcrs()),
+            KVM_GET_MP_STATE => user::write(
+                arg,
+                &MpState {
+                    mp_state: state.guest.mp_state,
+                },
+            ),
+            KVM_GET_VCPU_EVENTS => user::write(arg, &state.guest.vcpu_events()),
+            KVM_GET_DEBUGREGS => state
+                .with_vmcs(vmx, |vmcs, guest| guest.debugregs(vmcs))
+                .and_then(|regs| user::write(arg, &regs)),
+            _ => return None,
+        })
+    }
+
+    /// The ioctls that change state; `EINVAL` for unknown ones, as under KVM.
+    fn set(&self, cmd: u32, arg: usize) -> Result {
+        let mut state = self.vcpu.state.lock();
+        let state = &mut *state;
+        let vmx = &self.vm.vmx;
+        match cmd {
+            KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
+            KVM_SET_SREGS => {
+                let sregs = user::read::<Sregs>(arg)?;
+                state.set_sregs(&self.vm, &sregs)?;
+            }
+            KVM_SET_FPU => state.fpu.set_registers(&user::read::<Fpu>(arg)?)?,
+            KVM_SET_XSAVE => {
+                let image = user::read_array::<u8>(arg, crate::vmx::fpu::AREA_SIZE)?;
+                state.fpu.set_image(&image)?;
+            }
+            KVM_SET_XCRS => {
+                let mask = state.fpu.mask();
+                state.guest.set_xcrs(&user::read::<Xcrs>(arg)?, mask)?;
+            },
+            KVM_SET_MP_STATE => state.guest.set_mp_state(&user::read::<MpState>(arg)?)?,
+            KVM_SET_VCPU_EVENTS => {
+                state.guest.set_vcpu_events(&user::read::<VcpuEvents>(arg)?)?;
+            }
+            KVM_SET_DEBUGREGS => {
+                let regs = user::read::<Debugregs>(arg)?;
+                state.with_vmcs(vmx, |vmcs, guest| guest.set_debugregs(vmcs, &regs))??;
+            }
+            KVM_INTERRUPT => {
+                let vector = user::read::<Interrupt>(arg)?.irq;
+                let vector = u8::try_from(vector).map_err(|_| EINVAL)?;
+                state.guest.events.queue_interrupt(vector);
+            }
+            KVM_NMI => {
+                let blocked = state.guest.interruptibility & 8 != 0;
+                state.guest.events.queue_nmi(blocked);
+            }
+            _ => return Err(EINVAL),
+        }
+        Ok(())
+    }
+
+    /// KVM_SET_SIGNAL_MASK (KVM api.rst 4.16): a null pointer takes it back.
+    fn set_signal_mask(&self, arg: usize) -> Result<isize> {
+        let mut mask = None;
+        if arg != 0 {
+            if user::read::<SignalMask>(arg)?.len as usize != size_of::<u64>() {
+                return Err(EINVAL);
+            }
+            let at = arg.checked_add(size_of::<SignalMask>()).ok_or(EFAULT)?;
+            mask = Some(user::read::<u64>(at)?);
+        }
+        self.vcpu.state.lock().guest.signal_mask = mask;
+        Ok(0)
+    }
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! kvm_spp: a KVM-style hypervisor with EPT sub-page write permissions (SPP).
+//!
+//! ```text
+//!   user space VMM --ioctl--> kvm/   the KVM ABI, the run loop
+//!                              |  \
+//!                              |   `-> vmx/   VMX instructions, windows, loans
+//!                              v
+//!                            host/   frames, guest pages, notifier, files
+//!      policy without unsafe: vmcore, spp, ept, emulate, ioctl_api (own crates)
+//! ```
+
+use kernel::{
+    miscdevice::{
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    sync::Arc, //
+};
+
+mod host;
+mod kvm;
+mod vmx;
+
+use host::{
+    cpu,
+    pin::KvmPin,
+    shim, //
+};
+use vmx::window::Vmx;
+
+module! {
+    type: KvmSpp,
+    name: "kvm_spp",
+    authors: ["The kvm_spp authors"],
+    description: "KVM-style hypervisor with EPT sub-page write permissions",
+    license: "GPL",
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: Initialised in `KvmSpp::init` before the device exists.
+    unsafe(uninit) static VMX: Mutex<Option<Arc<Vmx>>> = None;
+}
+
+/// The loaded module.
+#[pin_data(PinnedDrop)]
+struct KvmSpp {
+    #[pin]
+    device: MiscDeviceRegistration<kvm::dev::Device>,
+    _kvm: Option<KvmPin>,
+}
+
+impl kernel::InPlaceModule for KvmSpp {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: Called once, before anything can use the lock.
+        unsafe { VMX.init() };
+        try_pin_init!(Self {
+            _kvm: KvmPin::new(),
+            _: { *VMX.lock() = Some(probe()?); },
+            device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"kvm-spp" }),
+        })
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for KvmSpp {
+    fn drop(self: Pin<&mut Self>) {
+        // No descriptor is open any more: each holds a reference to the module.
+        *VMX.lock() = None;
+    }
+}
+
+/// Finds out whether this machine can run guests, and says why not.
+fn probe() -> Result<Arc<Vmx>> {
+    if !shim::kvm_spp_cpu_has_vmx() {
+        pr_err!("this CPU has no VT-x, or the firmware has switched it off\n");
+        return Err(EOPNOTSUPP);
+    }
+    if shim::kvm_spp_cpu_has_fred() {
+        pr_err!("FRED is not supported yet; boot with fred=off\n");
+        return Err(EOPNOTSUPP);
+    }
+    if shim::kvm_spp_cpu_has_l1tf() {
+        pr_err!("CPUs with the L1TF vulnerability are not supported\n");
+        return Err(EOPNOTSUPP);
+    }
+    let caps = cpu::common_caps()?;
+    pr_info!(
+        "ready; sub-page write permissions: {}\n",
+        match caps.spp() {
+            true => "yes",
+            false => "this CPU does not offer them",
+        }
+    );
+    Ok(Arc::new(Vmx::new(caps)?, GFP_KERNEL)?)
+}

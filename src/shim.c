@@ -1,0 +1,573 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of the kernel seam: each function is one kernel facility that is
+ * inline, a macro, or missing from the kernel crate's bindings in 7.3.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/context_tracking.h>
+#include <linux/entry-virt.h>
+#include <linux/fs.h>
+#include <linux/hugetlb.h>
+#include <linux/interrupt.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/module.h>
+#include <linux/pgtable.h>
+#include <linux/sched/signal.h>
+#include <linux/smp.h>
+#include <asm/cpu_entry_area.h>
+#include <asm/cpufeature.h>
+#include <asm/cpuid/api.h>
+#include <asm/debugreg.h>
+#include <asm/desc.h>
+#include <asm/fpu/api.h>
+#include <asm/gsseg.h>
+#include <asm/mce.h>
+#include <asm/msr.h>
+#include <asm/special_insns.h>
+#include <asm/tsc.h>
+
+#include "shim.h"
+
+/* modprobe loads kvm_intel first: its VMXON is the one we run under. */
+MODULE_SOFTDEP("pre: kvm_intel");
+
+/* --- CPU features ------------------------------------------------------- */
+
+bool kvm_spp_cpu_has_vmx(void)
+{
+	return boot_cpu_has(X86_FEATURE_VMX);
+}
+
+bool kvm_spp_cpu_has_fred(void)
+{
+	return cpu_feature_enabled(X86_FEATURE_FRED);
+}
+
+bool kvm_spp_cpu_has_xsave(void)
+{
+	return boot_cpu_has(X86_FEATURE_XSAVE);
+}
+
+bool kvm_spp_cpu_has_l1tf(void)
+{
+	return boot_cpu_has_bug(X86_BUG_L1TF);
+}
+
+bool kvm_spp_cpu_has_tsc_aux(void)
+{
+	return boot_cpu_has(X86_FEATURE_RDTSCP) || boot_cpu_has(X86_FEATURE_RDPID);
+}
+
+unsigned int kvm_spp_phys_bits(void)
+{
+	return boot_cpu_data.x86_phys_bits;
+}
+
+unsigned int kvm_spp_tsc_khz(void)
+{
+	return tsc_khz;
+}
+
+unsigned int kvm_spp_nr_cpu_ids(void)
+{
+	return nr_cpu_ids;
+}
+
+void kvm_spp_cpuid(u32 leaf, u32 sub, u32 out[4])
+{
+	cpuid_count(leaf, sub, &out[0], &out[1], &out[2], &out[3]);
+}
+
+/* --- One IRQ-off window ------------------------------------------------- */
+
+void kvm_spp_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void kvm_spp_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+unsigned int kvm_spp_cpu(void)
+{
+	return smp_processor_id();
+}
+
+bool kvm_spp_guest_work_pending(void)
+{
+	return __xfer_to_guest_mode_work_pending();
+}
+
+int kvm_spp_guest_work(void)
+{
+	return xfer_to_guest_mode_handle_work();
+}
+
+/* The guest's time is a quiescent state for RCU, once per window. */
+void kvm_spp_window_begin(void)
+{
+	xfer_to_guest_mode_prepare();
+	vtime_account_guest_enter();
+	rcu_virt_note_context_switch();
+}
+
+void kvm_spp_window_end(void)
+{
+	vtime_account_guest_exit();
+}
+
+noinstr int kvm_spp_guest_run(u64 *gprs, int launched)
+{
+	int failed;
+
+	instrumentation_begin();
+	trace_hardirqs_on_prepare();
+	lockdep_hardirqs_on_prepare();
+	instrumentation_end();
+	context_tracking_guest_enter();
+	lockdep_hardirqs_on(CALLER_ADDR0);
+
+	failed = kvm_spp_enter(gprs, launched);
+
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	context_tracking_guest_exit();
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
+	return failed;
+}
+
+bool kvm_spp_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
+/* --- Host state --------------------------------------------------------- */
+
+/* What differs between tasks, so must be read in every window. */
+void kvm_spp_host_read(struct kvm_spp_host_state *h)
+{
+	h->cr0 = native_read_cr0();
+	h->cr3 = __read_cr3();
+	h->cr4 = __read_cr4();
+	rdmsrq(MSR_FS_BASE, h->fs_base);
+	rdmsrq(MSR_EFER, h->efer);
+	rdmsrq(MSR_IA32_DEBUGCTLMSR, h->debugctl);
+	savesegment(ds, h->ds);
+	savesegment(es, h->es);
+	savesegment(fs, h->fs);
+	savesegment(gs, h->gs);
+	store_ldt(h->ldt);
+}
+
+/* What differs between CPUs only. */
+void kvm_spp_host_read_cpu(struct kvm_spp_host_state *h)
+{
+	struct desc_ptr idt;
+
+	rdmsrq(MSR_GS_BASE, h->gs_base);
+	h->tr_base = (unsigned long)&get_cpu_entry_area(smp_processor_id())->tss.x86_tss;
+	h->gdt_base = (unsigned long)get_current_gdt_ro();
+	store_idt(&idt);
+	h->idt_base = idt.address;
+	rdmsrq(MSR_IA32_SYSENTER_CS, h->sysenter_cs);
+	rdmsrq(MSR_IA32_SYSENTER_ESP, h->sysenter_esp);
+	rdmsrq(MSR_IA32_SYSENTER_EIP, h->sysenter_eip);
+	rdmsrq(MSR_IA32_CR_PAT, h->pat);
+	h->kernel_cs = __KERNEL_CS;
+	h->kernel_ss = __KERNEL_DS;
+	h->tr = GDT_ENTRY_TSS * 8;
+}
+
+/* Undo what VM exit did beyond the host-state area (SDM 3C 28.5). */
+void kvm_spp_host_restore(const struct kvm_spp_host_state *h)
+{
+	/*
+	 * The exit cut the TSS limit to 0x67.  Only an I/O permission bitmap
+	 * needs more, and the way to user space refreshes the limit for a task
+	 * that has one (native_tss_update_io_bitmap()).
+	 */
+	this_cpu_write(__tss_limit_invalid, true);
+	load_fixmap_gdt(smp_processor_id());
+	if (h->ldt)
+		load_ldt(h->ldt);
+	if (h->ds | h->es) {
+		loadsegment(ds, h->ds);
+		loadsegment(es, h->es);
+	}
+	if (h->fs) {
+		loadsegment(fs, h->fs);
+		wrmsrq(MSR_FS_BASE, h->fs_base);
+	}
+	if (h->gs)
+		load_gs_index(h->gs);
+	if (h->debugctl)
+		wrmsrq(MSR_IA32_DEBUGCTLMSR, h->debugctl);
+}
+
+u64 kvm_spp_rdmsr(u32 msr)
+{
+	return native_rdmsrq(msr);
+}
+
+void kvm_spp_wrmsr(u32 msr, u64 value)
+{
+	native_wrmsrq(msr, value);
+}
+
+int kvm_spp_rdmsr_safe(u32 msr, u64 *value)
+{
+	return rdmsrq_safe(msr, value);
+}
+
+void kvm_spp_machine_check(void)
+{
+	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
+
+	do_machine_check(&regs);
+}
+
+/* --- Debug registers ---------------------------------------------------- */
+
+u64 kvm_spp_host_dr7(void)
+{
+	return this_cpu_read(cpu_dr7);
+}
+
+void kvm_spp_read_debugregs(u64 dr[4])
+{
+	unsigned long value;
+
+	get_debugreg(value, 0);
+	dr[0] = value;
+	get_debugreg(value, 1);
+	dr[1] = value;
+	get_debugreg(value, 2);
+	dr[2] = value;
+	get_debugreg(value, 3);
+	dr[3] = value;
+}
+
+void kvm_spp_write_debugregs(const u64 dr[4])
+{
+	set_debugreg(dr[0], 0);
+	set_debugreg(dr[1], 1);
+	set_debugreg(dr[2], 2);
+	set_debugreg(dr[3], 3);
+}
+
+u64 kvm_spp_read_dr6(void)
+{
+	unsigned long dr6;
+
+	get_debugreg(dr6, 6);
+	return dr6;
+}
+
+void kvm_spp_write_dr6(u64 dr6)
+{
+	set_debugreg(dr6, 6);
+}
+
+void kvm_spp_write_dr7(u64 dr7)
+{
+	set_debugreg(dr7, 7);
+}
+
+/* --- FPU ---------------------------------------------------------------- */
+
+void kvm_spp_fpu_begin(void)
+{
+	kernel_fpu_begin_mask(0);
+}
+
+void kvm_spp_fpu_end(void)
+{
+	kernel_fpu_end();
+}
+
+u64 kvm_spp_xgetbv(void)
+{
+	u32 lo, hi;
+
+	asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return lo | ((u64)hi << 32);
+}
+
+void kvm_spp_xsetbv(u64 value)
+{
+	asm volatile("xsetbv" : : "a"((u32)value), "d"((u32)(value >> 32)), "c"(0) : "memory");
+}
+
+void kvm_spp_xsave(void *area, u64 mask)
+{
+	asm volatile("xsave64 (%0)"
+		     : : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+}
+
+/* A user-supplied area may still be refused by the processor. */
+int kvm_spp_xrstor(const void *area, u64 mask)
+{
+	int err = 0;
+
+	asm volatile("1: xrstor64 (%1)\n2:\n"
+		     _ASM_EXTABLE_TYPE_REG(1b, 2b, EX_TYPE_EFAULT_REG, %0)
+		     : "+r"(err)
+		     : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+	return err;
+}
+
+/* --- Memory ------------------------------------------------------------- */
+
+struct page *kvm_spp_alloc_page(void)
+{
+	return alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+}
+
+void kvm_spp_free_page(struct page *page)
+{
+	__free_page(page);
+}
+
+void *kvm_spp_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+u64 kvm_spp_page_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+void *kvm_spp_phys_to_virt(u64 phys)
+{
+	return phys_to_virt(phys);
+}
+
+struct page *kvm_spp_phys_to_page(u64 phys)
+{
+	return pfn_to_page(PHYS_PFN(phys));
+}
+
+/* The first address beyond user space. */
+u64 kvm_spp_user_end(void)
+{
+	return TASK_SIZE_MAX;
+}
+
+struct mm_struct *kvm_spp_current_mm(void)
+{
+	return current->mm;
+}
+
+/* Quick attempt: no sleeping, no fault. Returns 1 with a reference, or 0. */
+int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page)
+{
+	return get_user_page_fast_only(hva, write ? FOLL_WRITE : 0, page);
+}
+
+/* May sleep, fault, wait for userfaultfd. Returns 1 with a reference, or -errno. */
+long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page)
+{
+	unsigned int flags = FOLL_HWPOISON | FOLL_INTERRUPTIBLE;
+
+	if (write)
+		flags |= FOLL_WRITE;
+	return get_user_pages_unlocked(hva, 1, page, flags);
+}
+
+/* Ends the reference of a guest-page look-up, noting what the guest may do. */
+void kvm_spp_release_page(struct page *page, bool dirty)
+{
+	struct folio *folio = page_folio(page);
+
+	if (dirty)
+		folio_mark_dirty(folio);
+	folio_mark_accessed(folio);
+	folio_put(folio);
+}
+
+/*
+ * Level (1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB) at which the host maps @hva. IRQs are
+ * off so that the page tables are not freed under the walk; each entry is read
+ * once, for the host may promote it meanwhile.
+ */
+int kvm_spp_host_level(struct mm_struct *mm, unsigned long hva)
+{
+	unsigned long flags;
+	int level = 1;
+	pgd_t pgd;
+	p4d_t p4d;
+	pud_t pud;
+	pmd_t pmd;
+
+	local_irq_save(flags);
+	pgd = READ_ONCE(*pgd_offset(mm, hva));
+	if (pgd_none(pgd))
+		goto out;
+	p4d = READ_ONCE(*p4d_offset(&pgd, hva));
+	if (p4d_none(p4d) || !p4d_present(p4d))
+		goto out;
+	pud = READ_ONCE(*pud_offset(&p4d, hva));
+	if (pud_none(pud) || !pud_present(pud))
+		goto out;
+	if (pud_leaf(pud)) {
+		level = 3;
+		goto out;
+	}
+	pmd = READ_ONCE(*pmd_offset(&pud, hva));
+	if (pmd_present(pmd) && pmd_leaf(pmd))
+		level = 2;
+out:
+	local_irq_restore(flags);
+	return level;
+}
+
+/* --- MMU notifier ------------------------------------------------------- */
+
+struct kvm_spp_notifier {
+	struct mmu_notifier mn;
+	void *vm;
+};
+
+static int invalidate_range_start(struct mmu_notifier *mn,
+				  const struct mmu_notifier_range *range)
+{
+	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
+
+	return kvm_spp_rust_invalidate_start(n->vm, range->start, range->end,
+					     mmu_notifier_range_blockable(range));
+}
+
+static void invalidate_range_end(struct mmu_notifier *mn,
+				 const struct mmu_notifier_range *range)
+{
+	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
+
+	kvm_spp_rust_invalidate_end(n->vm, range->start, range->end);
+}
+
+static void mm_release(struct mmu_notifier *mn, struct mm_struct *mm)
+{
+	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
+
+	kvm_spp_rust_mm_release(n->vm);
+}
+
+static const struct mmu_notifier_ops notifier_ops = {
+	.invalidate_range_start	= invalidate_range_start,
+	.invalidate_range_end	= invalidate_range_end,
+	.release		= mm_release,
+};
+
+/* Watches current->mm; the mm_struct stays allocated until unregistered. */
+struct kvm_spp_notifier *kvm_spp_notifier_register(void *vm)
+{
+	struct kvm_spp_notifier *n = kzalloc(sizeof(*n), GFP_KERNEL_ACCOUNT);
+	int err;
+
+	if (!n)
+		return ERR_PTR(-ENOMEM);
+	n->mn.ops = &notifier_ops;
+	n->vm = vm;
+	err = mmu_notifier_register(&n->mn, current->mm);
+	if (err) {
+		kfree(n);
+		return ERR_PTR(err);
+	}
+	return n;
+}
+
+void kvm_spp_notifier_unregister(struct kvm_spp_notifier *n)
+{
+	mmu_notifier_unregister(&n->mn, n->mn.mm);
+	kfree(n);
+}
+
+/* --- Other CPUs --------------------------------------------------------- */
+
+static void acknowledge(void *unused)
+{
+}
+
+/* Returns once @cpu has taken an interrupt, so has left any guest it ran. */
+void kvm_spp_kick_cpu(unsigned int cpu)
+{
+	smp_call_function_single(cpu, acknowledge, NULL, 1);
+}
+
+int kvm_spp_call_on_cpu(unsigned int cpu, void (*func)(void *), void *arg)
+{
+	return smp_call_function_single(cpu, func, arg, 1);
+}
+
+bool kvm_spp_cpu_online(unsigned int cpu)
+{
+	return cpu < nr_cpu_ids && cpu_online(cpu);
+}
+
+bool kvm_spp_cpu_possible(unsigned int cpu)
+{
+	return cpu < nr_cpu_ids && cpu_possible(cpu);
+}
+
+void kvm_spp_cpus_read_lock(void)
+{
+	cpus_read_lock();
+}
+
+void kvm_spp_cpus_read_unlock(void)
+{
+	cpus_read_unlock();
+}
+
+/* --- Files -------------------------------------------------------------- */
+
+int kvm_spp_anon_fd(const char *name, const struct file_operations *fops, void *priv)
+{
+	return anon_inode_getfd(name, fops, priv, O_RDWR | O_CLOEXEC);
+}
+
+/* A reference that keeps kvm_intel loaded; NULL where there is no /dev/kvm. */
+struct file *kvm_spp_pin_kvm(void)
+{
+	struct file *file = filp_open("/dev/kvm", O_RDWR, 0);
+
+	return IS_ERR(file) ? NULL : file;
+}
+
+void kvm_spp_unpin_kvm(struct file *file)
+{
+	fput(file);
+}
+
+/* KVM_SET_SIGNAL_MASK is in force during KVM_RUN only. */
+void kvm_spp_sigmask_begin(const u64 *mask)
+{
+	sigset_t set;
+
+	BUILD_BUG_ON(sizeof(set) != sizeof(*mask));
+	memcpy(&set, mask, sizeof(set));
+	sigdelsetmask(&set, sigmask(SIGKILL) | sigmask(SIGSTOP));
+	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+void kvm_spp_sigmask_end(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}
+
+u64 kvm_spp_read_cr2(void)
+{
+	return native_read_cr2();
+}
+
+void kvm_spp_write_cr2(u64 value)
+{
+	native_write_cr2(value);
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host-state area of the VMCS, and what VM exits clobber beyond it.
+//!
+//! VM exits load the host from the VMCS (SDM 3C 28.5). Most of it never
+//! changes for a task on one CPU, so each field is written only when it differs
+//! from what this VMCS holds already.
+
+use super::window::Current;
+use crate::host::{
+    cpu,
+    shim,
+    shim::HostState, //
+};
+use vmcore::field::{
+    self,
+    VmcsExt, //
+};
+
+pub(crate) use vmcore::msr::SWITCHED as SWITCHED_MSRS;
+
+/// Index in [`SWITCHED_MSRS`] of IA32_TSC_AUX, which older CPUs lack.
+const TSC_AUX: usize = 4;
+/// Index in [`SWITCHED_MSRS`] of IA32_KERNEL_GS_BASE, which SWAPGS changes unseen.
+pub(crate) const KERNEL_GS_BASE: usize = 5;
+
+/// What a VMCS holds of the host, so that unchanged fields are not written again.
+#[derive(Default)]
+pub(crate) struct HostFields {
+    written: HostState,
+    cpu: Option<u32>,
+}
+
+impl HostFields {
+    /// Brings the host-state area up to date; the result is what
+    /// `kvm_spp_host_restore` needs after the last VM exit of the window.
+    pub(crate) fn sync(&mut self, vmcs: &Current<'_>) -> HostState {
+        let mut now = self.written;
+        // SAFETY: IRQs are off (there is a current VMCS); `now` is writable.
+        unsafe { shim::kvm_spp_host_read(&mut now) };
+        if self.cpu != Some(vmcs.cpu()) {
+            // SAFETY: As above.
+            unsafe { shim::kvm_spp_host_read_cpu(&mut now) };
+            Self::write_cpu(vmcs, &now);
+            self.written.cr3 = !now.cr3;
+            self.written.cr0 = !now.cr0;
+            self.written.cr4 = !now.cr4;
+            self.written.fs_base = !now.fs_base;
+            self.written.efer = !now.efer;
+        }
+        self.write_task(vmcs, &now);
+        self.written = now;
+        self.cpu = Some(vmcs.cpu());
+        now
+    }
+
+    fn write_cpu(vmcs: &Current<'_>, now: &HostState) {
+        vmcs.write(field::HOST_CS_SELECTOR, now.kernel_cs);
+        vmcs.write(field::HOST_SS_SELECTOR, now.kernel_ss);
+        vmcs.write(field::HOST_DS_SELECTOR, 0);
+        vmcs.write(field::HOST_ES_SELECTOR, 0);
+        vmcs.write(field::HOST_FS_SELECTOR, 0);
+        vmcs.write(field::HOST_GS_SELECTOR, 0);
+        vmcs.write(field::HOST_TR_SELECTOR, now.tr);
+        vmcs.write(field::HOST_GS_BASE, now.gs_base);
+        vmcs.write(field::HOST_TR_BASE, now.tr_base);
+        vmcs.write(field::HOST_GDTR_BASE, now.gdt_base);
+        vmcs.write(field::HOST_IDTR_BASE, now.idt_base);
+        vmcs.write(field::HOST_SYSENTER_CS, now.sysenter_cs as u32);
+        vmcs.write(field::HOST_IA32_SYSENTER_ESP, now.sysenter_esp);
+        vmcs.write(field::HOST_IA32_SYSENTER_EIP, now.sysenter_eip);
+        vmcs.write(field::HOST_IA32_PAT, now.pat);
+    }
+
+    fn write_task(&self, vmcs: &Current<'_>, now: &HostState) {
+        if self.written.cr0 != now.cr0 {
+            vmcs.write(field::HOST_CR0, now.cr0);
+        }
+        if self.written.cr3 != now.cr3 {
+            vmcs.write(field::HOST_CR3, now.cr3);
+        }
+        if self.written.cr4 != now.cr4 {
+            vmcs.write(field::HOST_CR4, now.cr4);
+        }
+        if self.written.fs_base != now.fs_base {
+            vmcs.write(field::HOST_FS_BASE, now.fs_base);
+        }
+        if self.written.efer != now.efer {
+            vmcs.write(field::HOST_IA32_EFER, now.efer);
+        }
+    }
+}
+
+/// The guest's values of the MSRs that VMX does not switch are in the CPU;
+/// dropping this puts back what the host had.
+pub(crate) struct MsrLoan<'a> {
+    guest: &'a mut [u64; SWITCHED_MSRS.len()],
+    host: [u64; SWITCHED_MSRS.len()],
+    count_tsc_aux: bool,
+}
+
+impl<'a> MsrLoan<'a> {
+    /// Loads the guest's values. The host's are read here, never remembered:
+    /// kvm_intel may have left a guest's there until its task returns to user space.
+    pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut [u64; SWITCHED_MSRS.len()]) -> Self {
+        let count_tsc_aux = shim::kvm_spp_cpu_has_tsc_aux();
+        let mut host = *guest;
+        for (i, msr) in SWITCHED_MSRS.into_iter().enumerate() {
+            if i == TSC_AUX && !count_tsc_aux {
+                continue;
+            }
+            let (Some(host), Some(guest)) = (host.get_mut(i), guest.get(i)) else {
+                continue;
+            };
+            *host = cpu::rdmsr(msr);
+            if *host != *guest {
+                cpu::wrmsr(msr, *guest);
+            }
+        }
+        Self {
+            guest,
+            host,
+            count_tsc_aux,
+        }
+    }
+
+    /// Changes the guest's value of the MSR at `index` while the guest's are loaded.
+    pub(crate) fn set(&mut self, index: usize, value: u64) {
+        let (Some(guest), Some(msr)) = (self.guest.get_mut(index), SWITCHED_MSRS.get(index)) else {
+            return;
+        };
+        *guest = value;
+        if index != TSC_AUX || self.count_tsc_aux {
+            cpu::wrmsr(*msr, value);
+        }
+    }
+
+    /// The guest's value of the MSR at `index`.
+    pub(crate) fn get(&self, index: usize) -> u64 {
+        if index == KERNEL_GS_BASE {
+            return cpu::rdmsr(0xc000_0102);
+        }
+        self.guest.get(index).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for MsrLoan<'_> {
+    fn drop(&mut self) {
+        let gs_base = cpu::rdmsr(0xc000_0102);
+        if let Some(guest) = self.guest.get_mut(KERNEL_GS_BASE) {
+            *guest = gs_base;
+        }
+        for (i, msr) in SWITCHED_MSRS.into_iter().enumerate() {
+            let (Some(host), Some(guest)) = (self.host.get(i), self.guest.get(i)) else {
+                continue;
+            };
+            if *host != *guest {
+                cpu::wrmsr(msr, *host);
+            }
+        }
+    }
+}
+
+/// The guest's debug registers are in the CPU; dropping this stores them and
+/// puts back the host's where the host uses any.
+pub(crate) struct DebugLoan<'a> {
+    guest: &'a mut DebugRegs,
+    host: Option<([u64; 4], u64)>,
+}
+
+/// DR0-DR3 and DR6; DR7 is in the VMCS.
+#[derive(Clone, Copy)]
+pub(crate) struct DebugRegs {
+    pub(crate) db: [u64; 4],
+    pub(crate) dr6: u64,
+}
+
+impl<'a> DebugLoan<'a> {
+    /// Loads the guest's debug registers.
+    pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut DebugRegs) -> Self {
+        let dr7 = shim::kvm_spp_host_dr7();
+        let host = (dr7 != 0).then(|| {
+            let mut db = [0; 4];
+            // SAFETY: `db` has room for four registers; IRQs are off.
+            unsafe { shim::kvm_spp_read_debugregs(db.as_mut_ptr()) };
+            (db, dr7)
+        });
+        if host.is_some() {
+            // SAFETY: The host's breakpoints are saved above and come back in `drop`.
+            unsafe { shim::kvm_spp_write_dr7(0) };
+        }
+        // SAFETY: Breakpoints are disabled in DR7 until VM entry loads the guest's.
+        unsafe { shim::kvm_spp_write_debugregs(guest.db.as_ptr()) };
+        // SAFETY: DR6 only records conditions; the host's #DB handler resets it.
+        unsafe { shim::kvm_spp_write_dr6(guest.dr6) };
+        Self { guest, host }
+    }
+}
+
+impl DebugLoan<'_> {
+    /// The guest's DR6.
+    pub(crate) fn dr6(&self) -> u64 {
+        // SAFETY: Reading DR6 has no side effect.
+        unsafe { shim::kvm_spp_read_dr6() }
+    }
+
+    /// Changes the guest's DR6.
+    pub(crate) fn set_dr6(&mut self, dr6: u64) {
+        // SAFETY: DR6 only records conditions; `drop` resets it for the host.
+        unsafe { shim::kvm_spp_write_dr6(dr6) };
+    }
+}
+
+impl Drop for DebugLoan<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The array has room for four registers.
+        unsafe { shim::kvm_spp_read_debugregs(self.guest.db.as_mut_ptr()) };
+        self.guest.dr6 = self.dr6();
+        // SAFETY: This is the reset value, which the host's #DB handler expects.
+        unsafe { shim::kvm_spp_write_dr6(0xffff_0ff0) };
+        if let Some((db, dr7)) = self.host {
+            // SAFETY: The host's own addresses, with DR7 disabled by the VM exit.
+            unsafe { shim::kvm_spp_write_debugregs(db.as_ptr()) };
+            // SAFETY: The host's own value.
+            unsafe { shim::kvm_spp_write_dr7(dr7) };
+        }
+    }
+}
