@@ -73,6 +73,30 @@ fn protecting_a_mapped_page_arms_it_and_back() {
 }
 
 #[test]
+fn the_vector_is_stored_before_the_leaf() {
+    let vm = Vm::new();
+    vm.protect(GFN, Mask::ALL);
+    assert!(vm.map(true).changed);
+    for (mask, leaf_bits) in [(MAP, 1 << 61), (Mask::ALL, 2)] {
+        vm.ram.take_journal();
+        vm.protect(GFN, mask);
+        let journal = vm.ram.take_journal();
+        let (vector, leaf) = (journal[0], journal[1]);
+        assert_eq!((journal.len(), vector.new), (2, mask.vector()));
+        assert_eq!(leaf.new & (1 << 61 | 2), leaf_bits);
+    }
+}
+
+#[test]
+fn every_change_of_a_vector_in_use_is_stale() {
+    let vm = Vm::new();
+    assert!(vm.map(true).changed);
+    for mask in [MAP, Mask::NONE, MAP, Mask::from_raw(0xff), MAP, Mask::ALL] {
+        assert!(vm.protect(GFN, mask), "{mask:?}");
+    }
+}
+
+#[test]
 fn mapping_a_protected_page_arms_it() {
     let vm = Vm::new();
     assert!(vm.protect(GFN, MAP), "a leaf may have gone a moment ago");

@@ -63,11 +63,26 @@ pub(crate) struct Probe {
     pub len: u64,
 }
 
+/// Mostly a few pages, so that one operation meets the traces of another.
+fn page() -> impl Strategy<Value = u64> {
+    let hot = [0, 1, 511, (1 << 18) - 1, (1 << 18) + 255];
+    prop_oneof![3 => prop::sample::select(hot.to_vec()), 1 => prop::sample::select(universe())]
+}
+
+/// Maps that often are subsets of one another.
+fn mask() -> impl Strategy<Value = u32> {
+    let nested = vec![0, 0xff, 0xffff, 0xffff_ff00];
+    prop_oneof![2 => Just(u32::MAX), 3 => prop::sample::select(nested), 2 => any::<u32>()]
+}
+
 pub(crate) fn op() -> impl Strategy<Value = Op> {
-    let gfn = || prop::sample::select(universe());
+    let gfn = page;
     let pages = || prop_oneof![8 => 1_u64..4, 1 => Just(511), 1 => Just(700), 1 => Just(1 << 19)];
-    let level = prop::sample::select(vec![Level::Pt, Level::Pd, Level::Pdpt, Level::Pml4]);
-    let mask = prop_oneof![2 => Just(u32::MAX), 1 => Just(0), 3 => any::<u32>()];
+    let level = prop_oneof![
+        3 => Just(Level::Pt),
+        1 => prop::sample::select(vec![Level::Pd, Level::Pdpt, Level::Pml4]),
+    ];
+    let mask = mask();
     let few = prop_oneof![16 => 1_u64..4, 1 => Just(520)];
     prop_oneof![
         6 => (gfn(), level, 0_u64..3, any::<bool>(), 0_u64..6).prop_map(
