@@ -45,7 +45,7 @@ pub fn save(events: &Events, state: &Interruptibility) -> VcpuEvents {
     VcpuEvents {
         exception: save_exception(events),
         interrupt: InterruptEvent {
-            injected: u8::from(events.interrupt.is_some_and(|i| i.soft_len.is_none())),
+            injected: u8::from(events.external_interrupt().is_some()),
             nr: events.interrupt.map_or(0, |i| i.vector),
             soft: 0,
             shadow,

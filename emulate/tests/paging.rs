@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+use super::*;
+use crate::memory::Ram;
+
+const FOUR_LEVEL: Paging = Paging {
+    cr0: CR0_PG | 1,
+    cr3: 0x1000,
+    cr4: CR4_PAE,
+    efer: EFER_LMA | EFER_NXE | 0x100,
+    pdptes: [0; 4],
+    user: false,
+};
+const GVA: u64 = 0xffff_8123_4567_89ab;
+
+/// Tables at 0x1000, 0x2000, 0x3000, 0x4000 for GVA, all with `flags`.
+fn four_level(flags: u64, leaf: u64) -> Ram {
+    let mut ram = Ram::default();
+    for (n, shift) in [39, 30, 21].into_iter().enumerate() {
+        let table = 0x1000 * (n as u64 + 1);
+        ram.write_u64(table + (GVA >> shift & 511) * 8, (table + 0x1000) | flags);
+    }
+    ram.write_u64(0x4000 + (GVA >> 12 & 511) * 8, leaf);
+    ram
+}
+
+fn walk(paging: &Paging, ram: &mut Ram, gva: u64, access: Access) -> Result<u64, Fault> {
+    let gpa = paging.translate(ram, Gva::new(gva), access);
+    gpa.map(Gpa::get)
+}
+
+#[test]
+fn without_paging_addresses_have_32_bits() {
+    let mut ram = Ram::default();
+    let off = Paging::default();
+    assert_eq!(
+        walk(&off, &mut ram, 0x1_2345_6789, Access::WRITE),
+        Ok(0x2345_6789)
+    );
+}
+
+#[test]
+fn four_levels() {
+    let mut ram = four_level(7, 0x7_8000_5000 | 7);
+    assert_eq!(
+        walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ),
+        Ok(0x7_8000_59ab)
+    );
+    let elsewhere = GVA + 0x1000;
+    assert_eq!(
+        walk(&FOUR_LEVEL, &mut ram, elsewhere, Access::READ),
+        Err(Fault::Page(0))
+    );
+    let odd = 0x0000_8000_0000_0000;
+    assert_eq!(
+        walk(&FOUR_LEVEL, &mut ram, odd, Access::READ),
+        Err(Fault::NonCanonical)
+    );
+    let mut lost = FOUR_LEVEL;
+    lost.cr3 = 0x9000;
+    let at = Gpa::new(0x9000 + (GVA >> 39 & 511) * 8);
+    assert_eq!(
+        walk(&lost, &mut ram, GVA, Access::READ),
+        Err(Fault::NoTable(at))
+    );
+}
+
+#[test]
+fn large_pages_of_four_levels() {
+    let mut ram = four_level(7, 0);
+    ram.write_u64(0x3000 + (GVA >> 21 & 511) * 8, 0x4_0020_0000 | 0x87);
+    let want = 0x4_0020_0000 | GVA & 0x1f_ffff;
+    assert_eq!(walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ), Ok(want));
+    ram.write_u64(0x3000 + (GVA >> 21 & 511) * 8, 0x4_0020_2000 | 0x87);
+    assert_eq!(
+        walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ),
+        Err(Fault::Page(9))
+    );
+    // Bit 12 is PAT, not reserved.
+    ram.write_u64(0x3000 + (GVA >> 21 & 511) * 8, 0x4_0020_1000 | 0x87);
+    assert_eq!(walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ), Ok(want));
+    ram.write_u64(0x2000 + (GVA >> 30 & 511) * 8, 0x80_4000_0000 | 0x87);
+    let want = 0x80_4000_0000 | GVA & 0x3fff_ffff;
+    assert_eq!(walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ), Ok(want));
+    ram.write_u64(0x1000 + (GVA >> 39 & 511) * 8, 0x2000 | 0x87);
+    assert_eq!(
+        walk(&FOUR_LEVEL, &mut ram, GVA, Access::READ),
+        Err(Fault::Page(9))
+    );
+}
+
+#[test]
+fn no_execute_is_reserved_without_nxe() {
+    let mut ram = four_level(7, 0x5007 | NO_EXECUTE);
+    let mut paging = FOUR_LEVEL;
+    assert!(walk(&paging, &mut ram, GVA, Access::READ).is_ok());
+    paging.efer &= !EFER_NXE;
+    assert_eq!(
+        walk(&paging, &mut ram, GVA, Access::READ),
+        Err(Fault::Page(9))
+    );
+}
+
+#[test]
+fn two_levels() {
+    let mut ram = Ram::default();
+    let mut paging = Paging {
+        cr0: CR0_PG | 1,
+        cr3: 0x1fff,
+        ..Paging::default()
+    };
+    ram.write_u32(0x1000 + 0x48 * 4, 0x2007);
+    ram.write_u32(0x2000 + 0x345 * 4, 0xabcd_e007);
+    assert_eq!(
+        walk(&paging, &mut ram, 0x1234_5678, Access::WRITE),
+        Ok(0xabcd_e678)
+    );
+    // The upper half of a linear address does not exist.
+    assert_eq!(
+        walk(&paging, &mut ram, 0xf_1234_5678, Access::WRITE),
+        Ok(0xabcd_e678)
+    );
+    // A 4-MByte page above 4 GBytes, with and without CR4.PSE.
+    ram.write_u32(0x1000 + 0x48 * 4, 0x8040_0087 | 5 << 13);
+    assert!(walk(&paging, &mut ram, 0x1234_5678, Access::READ).is_err());
+    paging.cr4 = CR4_PSE;
+    let want = 5 << 32 | 0x8040_0000 | 0x34_5678;
+    assert_eq!(walk(&paging, &mut ram, 0x1234_5678, Access::READ), Ok(want));
+    ram.write_u32(0x1000 + 0x48 * 4, 0x8060_0087);
+    assert_eq!(
+        walk(&paging, &mut ram, 0x1234_5678, Access::READ),
+        Err(Fault::Page(9))
+    );
+}
+
+#[test]
+fn pae() {
+    let mut ram = Ram::default();
+    let paging = Paging {
+        cr0: CR0_PG | 1,
+        cr4: CR4_PAE,
+        pdptes: [0, 0x1001, 0, 0],
+        ..Paging::default()
+    };
+    // 0x52345678: PDPTE 1, PDE 0x91, PTE 0x145.
+    ram.write_u64(0x1000 + 0x91 * 8, 0x2007);
+    ram.write_u64(0x2000 + 0x145 * 8, 0x3_0000_7007);
+    assert_eq!(
+        walk(&paging, &mut ram, 0x5234_5678, Access::WRITE),
+        Ok(0x3_0000_7678)
+    );
+    assert_eq!(
+        walk(&paging, &mut ram, 0x1234_5678, Access::WRITE),
+        Err(Fault::Page(2))
+    );
+    ram.write_u64(0x1000 + 0x91 * 8, 0x3_0060_0087);
+    let want = 0x3_0060_0000 | 0x14_5678;
+    assert_eq!(
+        walk(&paging, &mut ram, 0x5234_5678, Access::WRITE),
+        Ok(want)
+    );
+    ram.write_u64(0x1000 + 0x91 * 8, 0x3_0060_0087 | 1 << 52);
+    assert_eq!(
+        walk(&paging, &mut ram, 0x5234_5678, Access::READ),
+        Err(Fault::Page(9))
+    );
+}
+
+/// SDM 3A 4.6.1, written down rule by rule.
+fn allowed(paging: &Paging, user_page: bool, writable: bool, nx: bool, access: Access) -> bool {
+    let wp = paging.cr0 & CR0_WP != 0;
+    let smep = paging.cr4 & CR4_SMEP != 0;
+    let smap = paging.cr4 & CR4_SMAP != 0;
+    match (paging.user, user_page) {
+        (true, false) => false,
+        (true, true) if access.fetch => !nx,
+        (true, true) if access.write => writable,
+        (true, true) => true,
+        (false, true) if access.fetch => !smep && !nx,
+        (false, true) if access.write && smap => access.alignment_check && (!wp || writable),
+        (false, true) if access.write => !wp || writable,
+        (false, true) => !smap || access.alignment_check,
+        (false, false) if access.fetch => !nx,
+        (false, false) if access.write => !wp || writable,
+        (false, false) => true,
+    }
+}
+
+/// All combinations of rights, registers and accesses, with each right taken
+/// away at each level in turn.
+#[test]
+fn access_rights() {
+    for bits in 0..1u32 << 9 {
+        let bit = |n: u32| bits >> n & 1 == 1;
+        let mut paging = FOUR_LEVEL;
+        paging.user = bit(0);
+        paging.cr0 |= if bit(1) { CR0_WP } else { 0 };
+        paging.cr4 |= if bit(2) { CR4_SMEP } else { 0 };
+        paging.cr4 |= if bit(3) { CR4_SMAP } else { 0 };
+        let (user_page, writable, nx) = (bit(4), bit(5), bit(6));
+        for (write, fetch) in [(false, false), (true, false), (false, true)] {
+            let access = Access {
+                write,
+                fetch,
+                alignment_check: bit(7),
+            };
+            let mut weak = 1;
+            weak |= if user_page { USER } else { 0 };
+            weak |= if writable { WRITABLE } else { 0 };
+            weak |= if nx { NO_EXECUTE } else { 0 };
+            // The restriction sits in the leaf or in the top table.
+            let mut ram = four_level(7, 0x5000 | 7);
+            if bit(8) {
+                ram.write_u64(0x1000 + (GVA >> 39 & 511) * 8, 0x2000 | weak);
+            } else {
+                ram.write_u64(0x4000 + (GVA >> 12 & 511) * 8, 0x5000 | weak);
+            }
+            let got = walk(&paging, &mut ram, GVA, access);
+            if allowed(&paging, user_page, writable, nx, access) {
+                assert_eq!(got, Ok(0x59ab), "{bits:#b} {access:?}");
+            } else {
+                let code =
+                    1 | u32::from(write) << 1 | u32::from(paging.user) << 2 | u32::from(fetch) << 4;
+                assert_eq!(got, Err(Fault::Page(code)), "{bits:#b} {access:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fetch_flag_of_the_error_code() {
+    for (efer, cr4, flag) in [
+        (EFER_LMA | EFER_NXE, CR4_PAE, 1 << 4),
+        (EFER_LMA, CR4_PAE, 0),
+        (EFER_LMA, CR4_PAE | CR4_SMEP, 1 << 4),
+        (EFER_NXE, 0, 0),
+    ] {
+        let paging = Paging {
+            efer,
+            cr4,
+            ..FOUR_LEVEL
+        };
+        let mut ram = Ram::default();
+        ram.write_u64(0x1000, 0);
+        assert_eq!(
+            walk(&paging, &mut ram, 0, Access::FETCH),
+            Err(Fault::Page(flag))
+        );
+    }
+}
