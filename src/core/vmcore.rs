@@ -28,6 +28,7 @@ pub mod errno;
 pub mod event;
 pub mod events_abi;
 pub mod exit;
+pub mod fault;
 pub mod field;
 pub mod msr;
 pub mod reason;
