@@ -6,9 +6,9 @@
 /// 29.4.3). Only a change of the tables makes one, and only the code that arranges
 /// an INVEPT on every CPU that runs the VM consumes it, with [`Stale::spent`].
 ///
-/// Arrange the invalidation before the lock over the tables is released. The next caller finds
-/// the entry already changed and gets no `Stale` of its own, so whatever it promises
-/// afterwards rests on this one.
+/// Arrange the invalidation, or at least make it known as pending, before the lock over the tables
+/// is released. The next caller finds the entry already changed and gets no `Stale` of its own, yet
+/// may only report its work as done when this one's invalidation is.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a CPU may still use the old translation until INVEPT has been arranged"]
 pub struct Stale(());
