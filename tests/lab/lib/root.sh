@@ -20,6 +20,16 @@ as_root() {
 	if ((EUID == 0)); then "$@"; else unshare --user --map-root-user --map-auto -- "$@"; fi
 }
 
+# remove DIR...: not while something is mounted there, for rm would empty that.
+remove() {
+	local dir
+	for dir; do
+		! grep -qF " $(readlink -f "$dir")/" /proc/self/mounts ||
+			die "something is mounted below $dir: unmount it first"
+		as_root rm -rf --one-file-system "$dir"
+	done
+}
+
 # namespace FLAGS... -- CMD...: replace this process by CMD in a mount
 # namespace of its own, so that no mount outlives it.
 namespace() {
@@ -134,7 +144,7 @@ build_root() {
 	[ ! -e "$root/lab/versions" ] || return 0
 	need_host_tools
 	if [ ! -e "$root/lab" ]; then
-		as_root rm -rf --one-file-system "$root.new"
+		remove "$root.new"
 		mkdir -p "$root.new"
 		long_step root 0 debootstrap_root "$root.new"
 		as_root mkdir "$root.new/lab"
