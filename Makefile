@@ -45,7 +45,7 @@ bench:
 	tests/run bench
 
 fmt:
-	$(LAB) root -- cargo fmt --all --check
+	tests/run fmt
 
 help:
-	@sed 's/^#  \?//' Documentation/make-help.txt
+	@sed -e 1,2d -e 's/^# \?//' Documentation/make-help.txt

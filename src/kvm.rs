@@ -8,8 +8,8 @@
 //! 2. `Vm::config`, a mutex: memory slots, vCPUs and capabilities change under it.
 //! 3. The process's mmap lock, taken inside page look-ups.
 //! 4. `Vm::mmu`, a spinlock: EPT, SPPT and the published slot table. Nothing is
-//!    allocated, looked up or flushed under it: frames are reserved before, and
-//!    the `Stale` token that an update returns is spent after.
+//!    allocated or looked up under it: frames are reserved before. The `Stale`
+//!    token of an update is spent before it is dropped (see [`tlb`]).
 //!
 //! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them.
 

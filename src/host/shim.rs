@@ -104,16 +104,9 @@ unsafe extern "C" {
     pub(crate) safe fn kvm_spp_phys_to_virt(phys: u64) -> *mut c_void;
     pub(crate) safe fn kvm_spp_phys_to_page(phys: u64) -> *mut bindings::page;
     pub(crate) safe fn kvm_spp_current_mm() -> *mut bindings::mm_struct;
-    pub(crate) fn kvm_spp_gup_fast(
-        hva: u64,
-        write: bool,
-        page: *mut *mut bindings::page,
-    ) -> c_int;
-    pub(crate) fn kvm_spp_gup_slow(
-        hva: u64,
-        write: bool,
-        page: *mut *mut bindings::page,
-    ) -> c_long;
+    pub(crate) fn kvm_spp_gup_fast(hva: u64, write: bool, page: *mut *mut bindings::page) -> c_int;
+    pub(crate) fn kvm_spp_gup_slow(hva: u64, write: bool, page: *mut *mut bindings::page)
+        -> c_long;
     pub(crate) fn kvm_spp_release_page(page: *mut bindings::page, dirty: bool);
     pub(crate) fn kvm_spp_host_level(mm: *mut bindings::mm_struct, hva: u64) -> c_int;
     pub(crate) fn kvm_spp_notifier_register(vm: *mut c_void) -> *mut Notifier;

@@ -129,10 +129,7 @@ impl Guest {
         vmcs.write(field::GUEST_CR4, control.real_cr4(caps.guest_cr4_fixed()));
         vmcs.write(field::CR4_READ_SHADOW, control.cr4.bits());
         vmcs.write(field::GUEST_IA32_EFER, control.efer.bits());
-        vmcs.write(
-            field::VM_ENTRY_CONTROLS,
-            caps.entry(control.long_mode()),
-        );
+        vmcs.write(field::VM_ENTRY_CONTROLS, caps.entry(control.long_mode()));
         if control.long_mode() {
             // VM entry insists on a busy 64-bit TSS (SDM 3C 27.3.1.2).
             let tr = TR.read(vmcs).busy_64bit_tss();

@@ -263,4 +263,3 @@ impl Guest {
         self.interruptibility = vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
     }
 }
-

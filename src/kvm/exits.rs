@@ -60,7 +60,7 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         Exit::RdMsr => inside.rdmsr(loans, raw),
         Exit::WrMsr => inside.wrmsr(loans, raw),
         Exit::Cr(access) => inside.control_register(raw, access),
-                Exit::Xsetbv => inside.xsetbv(loans, raw),
+        Exit::Xsetbv => inside.xsetbv(loans, raw),
         // Caches of WB memory stay coherent without them; KVM skips them too
         // where no device is passed through.
         Exit::Invd | Exit::Wbinvd | Exit::Mwait | Exit::Monitor => inside.skip(raw),
@@ -142,8 +142,10 @@ impl Inside<'_> {
         }
         if self.vmcs.read(field::GUEST_RFLAGS) & TF != 0 {
             let pending = self.vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
-            self.vmcs
-                .write(field::GUEST_PENDING_DBG_EXCEPTIONS, pending | step::PENDING_DEBUG_BS);
+            self.vmcs.write(
+                field::GUEST_PENDING_DBG_EXCEPTIONS,
+                pending | step::PENDING_DEBUG_BS,
+            );
         }
         then
     }
@@ -192,7 +194,13 @@ impl Inside<'_> {
 
     /// #DB is intercepted so that a guest cannot loop in its delivery without an
     /// exit; it is the guest's all the same.
-    fn debug(&mut self, loans: &mut Loans<'_>, raw: &RawExit, conditions: u64, icebp: bool) -> Step {
+    fn debug(
+        &mut self,
+        loans: &mut Loans<'_>,
+        raw: &RawExit,
+        conditions: u64,
+        icebp: bool,
+    ) -> Step {
         if icebp {
             let len = raw.instruction_len().unwrap_or(1);
             let origin = Origin::PrivilegedSoftware { len };
@@ -217,7 +225,7 @@ impl Inside<'_> {
             ExceptionOrNmi::MachineCheck => Step::Leave(Leave::MachineCheck),
             ExceptionOrNmi::Debug { conditions, icebp } => {
                 self.debug(loans, raw, conditions, icebp)
-            },
+            }
             ExceptionOrNmi::Exception { vector, error_code } => {
                 self.fault(Exception::hardware(vector, error_code.unwrap_or(0)))
             }

@@ -131,8 +131,7 @@ impl Vm {
         let mut mmu = self.mmu.lock();
         mmu.slots = table;
         let stale = gone.and_then(|slot| mmu.space.zap(&Tables, slot.base, slot.pages));
-        drop(mmu);
-        self.tlb.flush(stale);
+        self.tlb.flush(&mmu, stale);
         Ok(())
     }
 
@@ -210,11 +209,8 @@ impl Vm {
         let inside = page.hpa().get() & (level.pages() * ept::PAGE_SIZE - 1);
         let hpa = Hpa::new(page.hpa().get() - inside);
         let writable = page.writable() && !slot.readonly();
-        let mapped = mmu
-            .space
-            .map(&Tables, reserve, gfn, level, hpa, writable);
-        drop(mmu);
-        Some(mapped.map(|mapped| self.tlb.flush(mapped.stale)))
+        let mapped = mmu.space.map(&Tables, reserve, gfn, level, hpa, writable);
+        Some(mapped.map(|mapped| self.tlb.flush(&mmu, mapped.stale)))
     }
 
     /// The level at which the host maps `hva`; the caller holds the mmu lock and
@@ -245,8 +241,7 @@ impl Vm {
                 stale = spp::Stale::merge(stale, mmu.space.zap(&Tables, gfn, pages));
             }
         }
-        drop(mmu);
-        self.tlb.flush(stale);
+        self.tlb.flush(&mmu, stale);
     }
 
     /// The notifier: the change is made, look-ups may be believed again.

@@ -161,9 +161,14 @@ impl Inside<'_> {
         let value = (rax & 0xffff_ffff) | rdx << 32;
         let caps = &self.vm.vmx.caps;
         let index = rcx as u32;
-        let done =
-            self.guest
-                .write_msr(self.vmcs, caps, &mut loans.msrs, index, value, Writer::Guest);
+        let done = self.guest.write_msr(
+            self.vmcs,
+            caps,
+            &mut loans.msrs,
+            index,
+            value,
+            Writer::Guest,
+        );
         match done {
             Ok(()) => self.skip(raw),
             Err(GeneralProtection) => self.fault(Exception::GP),

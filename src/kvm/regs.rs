@@ -163,7 +163,13 @@ impl Guest {
     }
 
     /// Puts special registers that were checked into the VMCS.
-    fn load_sregs(&mut self, vmcs: &Current<'_>, caps: &Caps, s: &Sregs, control: &vmcore::cr::Control) {
+    fn load_sregs(
+        &mut self,
+        vmcs: &Current<'_>,
+        caps: &Caps,
+        s: &Sregs,
+        control: &vmcore::cr::Control,
+    ) {
         for (fields, segment) in [
             (&CS, &s.cs),
             (&DS, &s.ds),

@@ -46,16 +46,25 @@ use zerocopy::IntoBytes;
 /// Why KVM_RUN returns 0.
 pub(crate) enum UserExit {
     Hlt,
-    Io { io: IoExit, count: u32 },
+    Io {
+        io: IoExit,
+        count: u32,
+    },
     InterruptWindow,
     SetTpr,
     Shutdown,
     /// Hardware's reason, or the VM-instruction error.
     FailEntry(u64),
     /// An instruction that we would have to emulate and cannot.
-    Emulation { insn: [u8; 15], len: u8 },
+    Emulation {
+        insn: [u8; 15],
+        len: u8,
+    },
     /// The suberror and what describes it.
-    Internal { suberror: u32, data: [u64; 4] },
+    Internal {
+        suberror: u32,
+        data: [u64; 4],
+    },
     Spp(SppExit),
 }
 
@@ -106,17 +115,15 @@ fn run_locked(vm: &Vm, vcpu: &Vcpu, state: &mut State) -> Result<Option<UserExit
             Leave::Host => {}
             Leave::LoadPdptes(control, len) => state.load_pdptes(vm, &control, len)?,
             Leave::MachineCheck => shim::kvm_spp_machine_check(),
-            Leave::Violation(violation) => {
-                match super::violation::resolve(vm, state, &violation) {
-                    Ok(None) => {}
-                    Ok(Some(exit)) => return Ok(Some(exit)),
-                    Err(err) if err == EINTR => {
-                        interrupted(&vcpu.area);
-                        return Ok(None);
-                    }
-                    Err(err) => return Err(err),
+            Leave::Violation(violation) => match super::violation::resolve(vm, state, &violation) {
+                Ok(None) => {}
+                Ok(Some(exit)) => return Ok(Some(exit)),
+                Err(err) if err == EINTR => {
+                    interrupted(&vcpu.area);
+                    return Ok(None);
                 }
-            }
+                Err(err) => return Err(err),
+            },
             Leave::Io(io, len) => return begin_io(vm, vcpu, state, io, len).map(Some),
             Leave::User(exit) => return Ok(Some(exit)),
         }
@@ -128,13 +135,7 @@ fn interrupted(area: &Area) {
 }
 
 /// Starts an IN or OUT: user space does it, the next KVM_RUN completes it.
-fn begin_io(
-    vm: &Vm,
-    vcpu: &Vcpu,
-    state: &mut State,
-    io: IoExit,
-    len: u8,
-) -> Result<UserExit> {
+fn begin_io(vm: &Vm, vcpu: &Vcpu, state: &mut State, io: IoExit, len: u8) -> Result<UserExit> {
     if io.string {
         return super::violation::emulation_failure(vm, state);
     }
@@ -161,9 +162,12 @@ fn begin_io(
 fn complete(area: &Area, state: &mut State, vm: &Vm) -> Result {
     let (linear_rip, len) = match state.guest.pending {
         None => return Ok(()),
-        Some(Pending::Out { linear_rip, len } | Pending::In { linear_rip, len, .. }) => {
-            (linear_rip, len)
-        }
+        Some(
+            Pending::Out { linear_rip, len }
+            | Pending::In {
+                linear_rip, len, ..
+            },
+        ) => (linear_rip, len),
     };
     let pending = state.guest.pending.take();
     if state.linear_rip(vm)? != linear_rip {

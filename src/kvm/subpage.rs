@@ -42,10 +42,12 @@ impl Vm {
                 frames = frames.saturating_add(1);
                 continue;
             }
-            let map = |i: u64| maps.get(i as usize).map_or(Mask::ALL, |m| Mask::from_raw(*m));
+            let map = |i: u64| {
+                maps.get(i as usize)
+                    .map_or(Mask::ALL, |m| Mask::from_raw(*m))
+            };
             let stale = mmu.space.commit_masks(&Tables, start, pages, map);
-            drop(mmu);
-            self.tlb.flush(stale);
+            self.tlb.flush(&mmu, stale);
             return Ok(());
         }
     }

@@ -5,18 +5,27 @@
 //! ```text
 //!   change of EPT or SPPT            a CPU about to enter the guest
 //!   ---------------------            ------------------------------
-//!   tables written (mmu lock)        running[cpu] = 1
+//!   mmu lock taken, tables written   running[cpu] = 1
 //!   generation += 1                  full barrier
 //!   full barrier                     seen[cpu] != generation ? INVEPT, seen = it
 //!   running[cpu] ? IPI, wait         VM entry (an IPI pending by now exits at once)
+//!   mmu lock dropped
 //! ```
 //!
 //! Either the CPU sees the new generation and invalidates before it enters, or
 //! the changer sees it running and waits until the IPI has made it leave. So
 //! when `flush` returns, no CPU uses an old translation (SDM 3C 29.4.3.4).
+//!
+//! The wait is under the mmu lock: else a second change could find the tables
+//! as it wants them, return without a flush, and let the host free a page that a
+//! CPU still writes to through the first change's old translation. It cannot
+//! deadlock, for nobody waits for the mmu lock with IRQs off.
 
-use crate::host::shim;
-use crate::vmx::window::Current;
+use super::memory::Mmu;
+use crate::{
+    host::shim,
+    vmx::window::Current, //
+};
 use kernel::{
     prelude::*,
     sync::atomic::{
@@ -59,8 +68,9 @@ impl Tlb {
     }
 
     /// Makes every CPU drop its translations of this VM before it runs the VM
-    /// again, and waits for those that run it now. The caller holds no spinlock.
-    pub(crate) fn flush(&self, stale: Option<Stale>) {
+    /// again, and waits for those that run it now. `_locked` is the content of
+    /// the mmu lock, whose holder made the change.
+    pub(crate) fn flush(&self, _locked: &Mmu, stale: Option<Stale>) {
         let Some(stale) = stale else {
             return;
         };

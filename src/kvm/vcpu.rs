@@ -308,10 +308,12 @@ impl VcpuFile {
             KVM_SET_XCRS => {
                 let mask = state.fpu.mask();
                 state.guest.set_xcrs(&user::read::<Xcrs>(arg)?, mask)?;
-            },
+            }
             KVM_SET_MP_STATE => state.guest.set_mp_state(&user::read::<MpState>(arg)?)?,
             KVM_SET_VCPU_EVENTS => {
-                state.guest.set_vcpu_events(&user::read::<VcpuEvents>(arg)?)?;
+                state
+                    .guest
+                    .set_vcpu_events(&user::read::<VcpuEvents>(arg)?)?;
             }
             KVM_SET_DEBUGREGS => {
                 let regs = user::read::<Debugregs>(arg)?;

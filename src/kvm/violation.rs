@@ -68,10 +68,7 @@ fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> Verdict {
     let gfn = violation.gpa.gfn();
     let (leaf, map) = {
         let mmu = vm.mmu.lock();
-        (
-            mmu.space.leaf(&Tables, gfn),
-            mmu.space.mask(&Tables, gfn),
-        )
+        (mmu.space.leaf(&Tables, gfn), mmu.space.mask(&Tables, gfn))
     };
     let here = (state.guest.rip, violation.gpa);
     let again = state.guest.spurious == Some(here);

@@ -90,7 +90,10 @@ impl Vm {
     /// A VM without memory or vCPUs, for the calling process.
     pub(crate) fn new(vmx: Arc<Vmx>) -> Result<Arc<Self>> {
         let cap = vmx.caps.ept_vpid();
-        let max_leaf = match (cap.contains(EptVpid::LEAF_1G), cap.contains(EptVpid::LEAF_2M)) {
+        let max_leaf = match (
+            cap.contains(EptVpid::LEAF_1G),
+            cap.contains(EptVpid::LEAF_2M),
+        ) {
             (true, true) => Level::Pdpt,
             (_, true) => Level::Pd,
             _ => Level::Pt,
