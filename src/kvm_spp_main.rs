@@ -78,6 +78,10 @@ fn probe() -> Result<Arc<Vmx>> {
         pr_err!("this CPU has no VT-x, or the firmware has switched it off\n");
         return Err(EOPNOTSUPP);
     }
+    if !shim::kvm_spp_cpu_has_xsave() {
+        pr_err!("this CPU has no XSAVE\n");
+        return Err(EOPNOTSUPP);
+    }
     if shim::kvm_spp_cpu_has_fred() {
         pr_err!("FRED is not supported yet; boot with fred=off\n");
         return Err(EOPNOTSUPP);

@@ -50,6 +50,13 @@ bool kvm_spp_cpu_has_xsave(void)
 	return boot_cpu_has(X86_FEATURE_XSAVE);
 }
 
+/* Intel PT is tracing on this CPU. */
+bool kvm_spp_tracing(void)
+{
+	return boot_cpu_has(X86_FEATURE_INTEL_PT) &&
+	       native_rdmsrq(MSR_IA32_RTIT_CTL) & RTIT_CTL_TRACEEN;
+}
+
 bool kvm_spp_cpu_has_l1tf(void)
 {
 	return boot_cpu_has_bug(X86_BUG_L1TF);
@@ -118,6 +125,9 @@ void kvm_spp_window_begin(void)
 void kvm_spp_window_end(void)
 {
 	vtime_account_guest_exit();
+	/* VMSCAPE: the VMM must not run on branch predictions of the guest. */
+	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
+		this_cpu_write(x86_ibpb_exit_to_user, true);
 }
 
 noinstr int kvm_spp_guest_run(u64 *gprs, int launched)
@@ -203,8 +213,13 @@ void kvm_spp_host_restore(const struct kvm_spp_host_state *h)
 		loadsegment(fs, h->fs);
 		wrmsrq(MSR_FS_BASE, h->fs_base);
 	}
-	if (h->gs)
+	if (h->gs) {
+		/* The user's GS base, which the load replaces by the descriptor's. */
+		u64 base = native_rdmsrq(MSR_KERNEL_GS_BASE);
+
 		load_gs_index(h->gs);
+		wrmsrq(MSR_KERNEL_GS_BASE, base);
+	}
 	if (h->debugctl)
 		wrmsrq(MSR_IA32_DEBUGCTLMSR, h->debugctl);
 }

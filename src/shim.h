@@ -38,6 +38,7 @@ int kvm_spp_enter(u64 *gprs, int launched);
 bool kvm_spp_cpu_has_vmx(void);
 bool kvm_spp_cpu_has_fred(void);
 bool kvm_spp_cpu_has_xsave(void);
+bool kvm_spp_tracing(void);
 bool kvm_spp_cpu_has_l1tf(void);
 bool kvm_spp_cpu_has_tsc_aux(void);
 unsigned int kvm_spp_phys_bits(void);

@@ -65,6 +65,9 @@ impl<T: FdObject> Table<T> {
         ..pin_init::zeroed()
     };
 
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of this table.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The VFS passes an open file, which keeps `private_data` as `install` set it.
         let private = unsafe { (*file).private_data };
@@ -78,6 +81,10 @@ impl<T: FdObject> Table<T> {
 
     /// The structures of 32-bit user space are not translated: refuse, as KVM
     /// does where it has no compat support.
+    ///
+    /// # Safety
+    ///
+    /// None is needed: nothing is used.
     unsafe extern "C" fn compat_ioctl(
         _file: *mut bindings::file,
         _cmd: c_uint,
@@ -86,6 +93,9 @@ impl<T: FdObject> Table<T> {
         EINVAL.to_errno() as c_long
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS with an open file of this table and the area to set up.
     unsafe extern "C" fn mmap(
         file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
@@ -104,6 +114,9 @@ impl<T: FdObject> Table<T> {
         }
     }
 
+    /// # Safety
+    ///
+    /// Called by the VFS once, as the last use of a file of this table.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: This is the last use of the file.
         let private: *mut c_void = unsafe { (*file).private_data };

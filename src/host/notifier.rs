@@ -63,6 +63,9 @@ unsafe fn vm<'a>(vm: *mut c_void) -> &'a Vm {
     unsafe { &*vm.cast::<Vm>() }
 }
 
+/// # Safety
+///
+/// Called by the shim with what `register` gave it, while that stands.
 #[no_mangle]
 unsafe extern "C" fn kvm_spp_rust_invalidate_start(
     private: *mut c_void,
@@ -75,6 +78,9 @@ unsafe extern "C" fn kvm_spp_rust_invalidate_start(
     0
 }
 
+/// # Safety
+///
+/// Called by the shim with what `register` gave it, while that stands.
 #[no_mangle]
 unsafe extern "C" fn kvm_spp_rust_invalidate_end(
     private: *mut c_void,
@@ -85,6 +91,9 @@ unsafe extern "C" fn kvm_spp_rust_invalidate_end(
     unsafe { vm(private) }.invalidate_end();
 }
 
+/// # Safety
+///
+/// Called by the shim with what `register` gave it, while that stands.
 #[no_mangle]
 unsafe extern "C" fn kvm_spp_rust_mm_release(private: *mut c_void) {
     // SAFETY: The shim passes what it was registered with.

@@ -56,6 +56,7 @@ unsafe extern "C" {
     pub(crate) safe fn kvm_spp_cpu_has_vmx() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_fred() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_xsave() -> bool;
+    pub(crate) safe fn kvm_spp_tracing() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_l1tf() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_tsc_aux() -> bool;
     pub(crate) safe fn kvm_spp_user_end() -> u64;

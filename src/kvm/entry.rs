@@ -101,6 +101,10 @@ pub(crate) fn enter(vm: &Vm, vcpu: &Vcpu, state: &mut super::vcpu::State) -> Res
     let current = window.load(region)?;
     let running = vm.tlb.enter(&current, guest.eptp)?;
     shim::kvm_spp_window_begin();
+    if guest.host.moved(&current) {
+        // Translations that the guest invalidated elsewhere may be left here.
+        current.invvpid(guest.vpid, guest.eptp)?;
+    }
     let host = guest.host.sync(&current);
     guest.flush_registers(&current);
     let (mut switched, mut debug) = (guest.switched, guest.debug);
@@ -227,12 +231,18 @@ impl Inside<'_> {
         self.request_windows(windows.interrupt, windows.nmi);
     }
 
-    pub(crate) fn interruptibility(&self) -> Interruptibility {
+    fn interruptibility(&self) -> Interruptibility {
         Interruptibility::new(
             self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
             self.vmcs.read(field::GUEST_RFLAGS),
             self.vmcs.read(field::GUEST_CR0),
         )
+    }
+
+    /// User space may queue an interrupt now: none of ours waits before it.
+    pub(crate) fn ready_for_interrupt(&self) -> bool {
+        let state = self.interruptibility();
+        self.guest.events.ready_for_interrupt(&state)
     }
 
     fn request_windows(&mut self, interrupt: bool, nmi: bool) {

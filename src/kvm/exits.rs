@@ -64,7 +64,9 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         // Caches of WB memory stay coherent without them; KVM skips them too
         // where no device is passed through.
         Exit::Invd | Exit::Wbinvd | Exit::Mwait | Exit::Monitor => inside.skip(raw),
-        Exit::InterruptWindow if inside.window_wanted => user(UserExit::InterruptWindow),
+        Exit::InterruptWindow if inside.window_wanted && inside.ready_for_interrupt() => {
+            user(UserExit::InterruptWindow)
+        }
         Exit::InterruptWindow | Exit::NmiWindow => Step::Resume,
         Exit::ExceptionOrNmi(event) => inside.exception(loans, raw, event),
         Exit::TripleFault => user(UserExit::Shutdown),

@@ -183,8 +183,8 @@ impl Vm {
             match self.install(reserve, &snapshot, slot, gfn, hva, &page) {
                 Some(Ok(())) => return Ok(Fault::Fixed),
                 Some(Err(NoFrame)) => reserve.fill(spp::MAX_FRAMES_PER_MAP)?,
-                None if shim::kvm_spp_signal_pending() => return Err(EINTR),
-                None => {}
+                // The guest faults again, after a look at signals and the scheduler.
+                None => return Ok(Fault::Fixed),
             }
         }
     }

@@ -65,7 +65,6 @@ pub(crate) fn controls(
         vmcs.write(field::ENCLS_EXITING_BITMAP, u64::MAX);
     }
     if caps.perf_global_ctrl() {
-        vmcs.write(field::HOST_IA32_PERF_GLOBAL_CTRL, 0);
         vmcs.write(field::GUEST_IA32_PERF_GLOBAL_CTRL, 0);
     }
     // Every guest write of CR0 and CR4 exits, so that the shadow is what it sees.

@@ -247,8 +247,9 @@ pub(crate) fn extension(vmx: &Vmx, cap: usize) -> isize {
         | KVM_CAP_READONLY_MEM
         | KVM_CAP_ENABLE_CAP_VM
         | KVM_CAP_CHECK_EXTENSION_VM
+        | KVM_CAP_XSAVE
+        | KVM_CAP_XCRS
         | KVM_CAP_IMMEDIATE_EXIT => 1,
-        KVM_CAP_XSAVE | KVM_CAP_XCRS => isize::from(shim::kvm_spp_cpu_has_xsave()),
         KVM_CAP_NR_VCPUS | KVM_CAP_MAX_VCPUS | KVM_CAP_MAX_VCPU_ID => MAX_VCPUS as isize,
         KVM_CAP_NR_MEMSLOTS => super::memory::MAX_SLOTS as isize,
         subpage::KVM_CAP_SPP if vmx.caps.spp() => subpage::KVM_SPP_CAP_HW as isize,

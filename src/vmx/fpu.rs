@@ -44,12 +44,19 @@ impl GuestFpu {
             mask: mask & shim::kvm_spp_xgetbv(),
             mxcsr_mask: 0xffff,
         };
-        let image = fpu.image_mut();
+        fpu.reset();
+        Ok(fpu)
+    }
+
+    /// x87 and SSE as after reset; an XSTATE_BV bit of 0 says so of the others.
+    fn reset(&mut self) {
+        let mxcsr_mask = self.mxcsr_mask;
+        let image = self.image_mut();
+        image.fill(0);
         put(image, 0, &FCW_RESET.to_le_bytes());
         put(image, MXCSR, &MXCSR_RESET.to_le_bytes());
-        put(image, MXCSR_MASK, &0xffffu32.to_le_bytes());
+        put(image, MXCSR_MASK, &mxcsr_mask.to_le_bytes());
         put(image, HEADER, &3u64.to_le_bytes());
-        Ok(fpu)
     }
 
     /// The area in the standard format.
@@ -83,7 +90,7 @@ impl GuestFpu {
     /// Replaces the legacy (FXSAVE) region and marks x87 and SSE as in use.
     pub(crate) fn set_legacy(&mut self, legacy: &[u8; 416]) -> Result {
         let mxcsr = legacy.get(MXCSR..MXCSR + 4).and_then(|b| b.try_into().ok());
-        if mxcsr.map_or(true, |b| u32::from_le_bytes(b) & !self.mxcsr_mask != 0) {
+        if mxcsr.is_none_or(|b| u32::from_le_bytes(b) & !self.mxcsr_mask != 0) {
             return Err(EINVAL);
         }
         let in_use = self
@@ -116,7 +123,10 @@ impl GuestFpu {
         unsafe { shim::kvm_spp_fpu_begin() };
         // SAFETY: The area is a whole XSAVE area, checked when it came from user space.
         if unsafe { shim::kvm_spp_xrstor(self.area.as_ptr().cast::<c_void>(), self.mask) } != 0 {
-            kernel::pr_err_once!("XRSTOR of guest state failed\n");
+            kernel::pr_err_once!("XRSTOR refused guest state; it is reset\n");
+            self.reset();
+            // SAFETY: As above. The guest must not see the host's registers.
+            unsafe { shim::kvm_spp_xrstor(self.area.as_ptr().cast::<c_void>(), self.mask) };
         }
         let host_xcr0 = shim::kvm_spp_xgetbv();
         let mut loan = Loan {

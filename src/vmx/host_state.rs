@@ -19,6 +19,9 @@ use vmcore::field::{
 
 pub(crate) use vmcore::msr::SWITCHED as SWITCHED_MSRS;
 
+/// IA32_PERF_GLOBAL_CTRL: the host's counters stand still in the guest and go on
+/// after the exit.
+const PERF_GLOBAL_CTRL: u32 = 0x38f;
 /// Index in [`SWITCHED_MSRS`] of IA32_TSC_AUX, which older CPUs lack.
 const TSC_AUX: usize = 4;
 /// Index in [`SWITCHED_MSRS`] of IA32_KERNEL_GS_BASE, which SWAPGS changes unseen.
@@ -32,13 +35,18 @@ pub(crate) struct HostFields {
 }
 
 impl HostFields {
+    /// The VMCS was last used on another CPU, or never.
+    pub(crate) fn moved(&self, vmcs: &Current<'_>) -> bool {
+        self.cpu != Some(vmcs.cpu())
+    }
+
     /// Brings the host-state area up to date; the result is what
     /// `kvm_spp_host_restore` needs after the last VM exit of the window.
     pub(crate) fn sync(&mut self, vmcs: &Current<'_>) -> HostState {
         let mut now = self.written;
         // SAFETY: IRQs are off (there is a current VMCS); `now` is writable.
         unsafe { shim::kvm_spp_host_read(&mut now) };
-        if self.cpu != Some(vmcs.cpu()) {
+        if self.moved(vmcs) {
             // SAFETY: As above.
             unsafe { shim::kvm_spp_host_read_cpu(&mut now) };
             Self::write_cpu(vmcs, &now);
@@ -87,6 +95,10 @@ impl HostFields {
         }
         if self.written.efer != now.efer {
             vmcs.write(field::HOST_IA32_EFER, now.efer);
+        }
+        if vmcs.caps().perf_global_ctrl() {
+            let counters = cpu::rdmsr(PERF_GLOBAL_CTRL);
+            vmcs.write(field::HOST_IA32_PERF_GLOBAL_CTRL, counters);
         }
     }
 }

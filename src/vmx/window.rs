@@ -102,6 +102,10 @@ impl<'a> Window<'a> {
             // SAFETY: VMXE is set and IRQs are off; a fault comes back as an error.
             (None, unsafe { ops::vmptrst() }?)
         } else {
+            // Such CPUs fail VMXON's guests or lose the trace (SDM 3C 26.5.6).
+            if shim::kvm_spp_tracing() && !vmx.caps.intel_pt_in_vmx() {
+                return Err(EBUSY);
+            }
             let region = vmx.vmxon_region(cpu)?;
             // SAFETY: IRQs are off, only VMXE is added, and `drop` restores it.
             unsafe { ops::write_cr4(cr4 | CR4_VMXE) };
@@ -178,6 +182,11 @@ pub(crate) struct Current<'w> {
 }
 
 impl Current<'_> {
+    /// What the CPU offers.
+    pub(crate) fn caps(&self) -> &Caps {
+        self.caps
+    }
+
     /// The CPU that the VMCS is current on.
     pub(crate) fn cpu(&self) -> u32 {
         self.cpu
