@@ -32,6 +32,8 @@ impl GuestPhys for Ram {
         let offset = usize::from(gpa.page_offset());
         assert!(offset + out.len() <= 4096, "read across a page boundary");
         let Some(page) = self.0.get(&(gpa.get() >> 12)) else {
+            // A failed read leaves whatever it likes.
+            out.fill(0xee);
             return false;
         };
         out.copy_from_slice(&page[offset..offset + out.len()]);

@@ -203,6 +203,11 @@ mod tests {
         events.queue_nmi(false);
         let loaded = load(&events, &VcpuEvents::default()).unwrap();
         assert_eq!(loaded.events.nmi_pending, 1);
+        let none = VcpuEvents {
+            flags: KVM_VCPUEVENT_VALID_NMI_PENDING,
+            ..VcpuEvents::default()
+        };
+        assert_eq!(load(&events, &none).unwrap().events.nmi_pending, 0);
     }
 
     #[test]

@@ -38,7 +38,7 @@ macro_rules! width {
 
             fn from_register(register: u64) -> $raw {
                 // Hardware zero-extends narrow fields, so the cut loses nothing.
-                (register & u64::from(<$raw>::MAX)) as $raw
+                register as $raw
             }
 
             fn into_register(raw: $raw) -> u64 {

@@ -138,7 +138,10 @@ fn out_of_range_answers_with_the_last_basic_leaf() {
     assert_eq!(lookup(&all, 0x8000_0009, 1, &NOW), last);
     assert_eq!(lookup(&all, 0xc000_0001, 1, &NOW), last);
     assert_eq!(lookup(&all, 0x4000_0002, 1, &NOW), last);
-    // A hole in a range is empty.
+    // A hole in a range is empty, even at its end.
+    let mut hole = all.clone();
+    hole.retain(|entry| entry.function != 0x8000_0008);
+    assert_eq!(lookup(&hole, 0x8000_0008, 0, &NOW), [0; 4]);
     assert_eq!(lookup(&all, 3, 0, &NOW), [0; 4]);
     assert_eq!(lookup(&all, 4, 9, &NOW), [0; 4]);
     assert_eq!(lookup(&[], 1, 0, &NOW), [0; 4]);

@@ -181,6 +181,20 @@ fn interrupted_delivery_is_repeated() {
 }
 
 #[test]
+fn an_interrupted_nmi_waits_for_nothing() {
+    let mut events = Events::new();
+    events.reinject(&idt(0x202));
+    events.queue_nmi(true);
+    let blocked = Interruptibility {
+        nmi_blocked: true,
+        ..OPEN
+    };
+    let count = core::iter::from_fn(|| events.inject(&blocked)).count();
+    assert_eq!(count, 1, "the other one waits");
+    assert_eq!(events.nmi_pending, 1);
+}
+
+#[test]
 fn cancelled_entry_loses_nothing() {
     for setup in [
         |e: &mut Events| e.raise(Exception::hardware(14, 6)),
