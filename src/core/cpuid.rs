@@ -190,6 +190,15 @@ fn supported(
             let [ebx, ecx, edx] = KVM_SIGNATURE;
             [SIGNATURE + 1, ebx, ecx, edx]
         }
+        0x8000_0000.. => extended(leaf, raw, offer),
+        _ => [0; 4],
+    })
+}
+
+/// The extended leaves, which the host has.
+fn extended(leaf: u32, raw: Registers, offer: &Offer) -> Registers {
+    let [eax, _, ecx, edx] = raw;
+    match leaf {
         0x8000_0000 => [eax.min(MAX_EXTENDED), 0, 0, 0],
         0x8000_0001 => {
             let edx = edx & if offer.rdtscp { !0 } else { !RDTSCP };
@@ -201,7 +210,7 @@ fn supported(
         // Four levels of EPT translate 48 bits.
         0x8000_0008 => [(eax & 0xff).min(48) | LINEAR_BITS << 8, 0, 0, 0],
         _ => [0; 4],
-    })
+    }
 }
 
 /// EAX.
