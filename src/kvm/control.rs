@@ -99,6 +99,12 @@ impl SegmentFields {
     }
 }
 
+/// CS.L: the guest runs 64-bit code. Outside IA-32e mode it is 0, unless the
+/// guest has loaded a descriptor that it must not.
+pub(crate) fn code_is_64bit(vmcs: &Current<'_>) -> bool {
+    vmcs.read(field::GUEST_CS_AR_BYTES) & (1 << 13) != 0
+}
+
 impl Guest {
     /// The control registers as the guest sees them.
     pub(crate) fn control(&self, vmcs: &Current<'_>) -> Control {
@@ -154,7 +160,7 @@ impl Inside<'_> {
     /// A MOV to or from a control register, CLTS or LMSW.
     pub(crate) fn control_register(&mut self, raw: &RawExit, access: CrAccess) -> Step {
         let old = self.guest.control(self.vmcs);
-        let cs_l = self.long_code();
+        let cs_l = code_is_64bit(self.vmcs);
         let written = match access {
             CrAccess::From { cr: 8, gpr } => {
                 let cr8 = self.guest.cr8;
@@ -224,13 +230,11 @@ impl State {
                     guest.set_control(vmcs, &vm.vmx.caps, control);
                     write_pdptes(vmcs, &pdptes);
                 })?;
-                self.skip(vm, u64::from(len))
+                self.guest.skip(u64::from(len));
             }
-            None => {
-                self.guest.events.raise(Exception::GP);
-                Ok(())
-            }
+            None => self.guest.events.raise(Exception::GP),
         }
+        Ok(())
     }
 
     /// The PDPTEs at `cr3`; `None` where they cannot be read or are not valid.

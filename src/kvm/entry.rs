@@ -61,7 +61,8 @@ use vmcore::{
     field::{
         self,
         VmcsExt, //
-    }, //
+    },
+    step, //
 };
 
 /// Why the window was closed.
@@ -262,6 +263,13 @@ impl Guest {
         vmcs.write(field::GUEST_RSP, self.gprs[4]);
         vmcs.write(field::GUEST_RFLAGS, self.rflags);
         vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, self.interruptibility);
+        if core::mem::take(&mut self.single_step) {
+            let pending = vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
+            vmcs.write(
+                field::GUEST_PENDING_DBG_EXCEPTIONS,
+                pending | step::PENDING_DEBUG_BS,
+            );
+        }
         self.dirty = false;
     }
 
@@ -271,5 +279,6 @@ impl Guest {
         self.gprs[4] = vmcs.read(field::GUEST_RSP);
         self.rflags = vmcs.read(field::GUEST_RFLAGS);
         self.interruptibility = vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
+        self.fetch_code_segment(vmcs);
     }
 }

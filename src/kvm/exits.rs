@@ -4,6 +4,7 @@
 //! finished in the window, with IRQs off.
 
 use super::{
+    control::code_is_64bit,
     entry::{
         Inside,
         Leave,
@@ -30,9 +31,6 @@ use vmcore::{
     },
     step, //
 };
-
-/// RFLAGS.TF.
-const TF: u64 = 1 << 8;
 
 /// What follows an exit.
 pub(crate) enum Step {
@@ -133,16 +131,22 @@ impl Inside<'_> {
         let Some(len) = raw.instruction_len() else {
             return unexpected(raw);
         };
-        let rip = self.vmcs.read(field::GUEST_RIP);
-        let long = self.long_code();
-        self.vmcs
-            .write(field::GUEST_RIP, step::next_rip(rip, u64::from(len), long));
-        let blocking = self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
-        if blocking & 3 != 0 {
-            self.vmcs
-                .write(field::GUEST_INTERRUPTIBILITY_STATE, blocking & !3);
+        let (rip, rflags, blocking) = (
+            self.vmcs.read(field::GUEST_RIP),
+            self.vmcs.read(field::GUEST_RFLAGS),
+            self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
+        );
+        let long = code_is_64bit(self.vmcs);
+        let done = step::finish(rip, rflags, blocking, u64::from(len), long);
+        self.vmcs.write(field::GUEST_RIP, done.rip);
+        if done.rflags != rflags {
+            self.vmcs.write(field::GUEST_RFLAGS, done.rflags);
         }
-        if self.vmcs.read(field::GUEST_RFLAGS) & TF != 0 {
+        if done.interruptibility != blocking {
+            self.vmcs
+                .write(field::GUEST_INTERRUPTIBILITY_STATE, done.interruptibility);
+        }
+        if done.single_step {
             let pending = self.vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
             self.vmcs.write(
                 field::GUEST_PENDING_DBG_EXCEPTIONS,
@@ -150,11 +154,6 @@ impl Inside<'_> {
             );
         }
         then
-    }
-
-    /// The guest runs 64-bit code.
-    pub(crate) fn long_code(&self) -> bool {
-        self.vmcs.read(field::GUEST_CS_AR_BYTES) & (1 << 13) != 0
     }
 
     pub(crate) fn fault(&mut self, exception: Exception) -> Step {

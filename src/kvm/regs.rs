@@ -61,7 +61,8 @@ use vmcore::{
         Role,
         VmcsSegment, //
     },
-    sregs, //
+    sregs,
+    step, //
 };
 
 /// RFLAGS bit 1 is always 1.
@@ -187,6 +188,7 @@ impl Guest {
         vmcs.write(field::GUEST_IDTR_BASE, s.idt.base);
         vmcs.write(field::GUEST_IDTR_LIMIT, u32::from(s.idt.limit));
         self.set_control(vmcs, caps, control);
+        self.fetch_code_segment(vmcs);
         self.cr2 = s.cr2;
         self.cr8 = s.cr8 & 15;
         self.set_apic_base(s.apic_base);
@@ -242,7 +244,7 @@ impl Guest {
         // Only XCR0 exists; the others are ignored, as under KVM.
         match xcrs.xcrs.iter().take(count).find(|xcr| xcr.xcr == 0) {
             None => Ok(()),
-            Some(xcr) if vmcore::step::xcr0_valid(xcr.value, mask) => {
+            Some(xcr) if step::xcr0_valid(xcr.value, mask) => {
                 self.xcr0 = xcr.value;
                 Ok(())
             }
@@ -303,6 +305,27 @@ impl Guest {
         Ok(())
     }
 
+    /// CS base plus RIP: two RIPs are the same instruction where this agrees.
+    pub(crate) fn linear_rip(&self) -> u64 {
+        self.cs_base.wrapping_add(self.rip)
+    }
+
+    /// Remembers what of CS decides where RIP points and how it wraps.
+    pub(crate) fn fetch_code_segment(&mut self, vmcs: &Current<'_>) {
+        self.cs_base = vmcs.read(field::GUEST_CS_BASE);
+        self.long = control::code_is_64bit(vmcs);
+    }
+
+    /// Finishes an instruction of `len` bytes outside a window.
+    pub(crate) fn skip(&mut self, len: u64) {
+        let done = step::finish(self.rip, self.rflags, self.interruptibility, len, self.long);
+        self.rip = done.rip;
+        self.rflags = done.rflags;
+        self.interruptibility = done.interruptibility;
+        self.single_step |= done.single_step;
+        self.dirty = true;
+    }
+
     /// Where the next instruction is fetched, for its bytes and for comparing RIPs.
     pub(crate) fn code_location(&self, vmcs: &Current<'_>) -> emulate::fetch::CodeLocation {
         let control = self.control(vmcs);
@@ -342,26 +365,6 @@ impl State {
                 control::write_pdptes(vmcs, &pdptes);
             }
         })
-    }
-
-    /// CS base plus RIP: two RIPs are the same instruction where this agrees.
-    pub(crate) fn linear_rip(&mut self, vm: &Vm) -> Result<u64> {
-        self.with_vmcs(&vm.vmx, |vmcs, guest| {
-            vmcs.read(field::GUEST_CS_BASE).wrapping_add(guest.rip)
-        })
-    }
-
-    /// Moves RIP over an instruction of `len` bytes that is complete.
-    pub(crate) fn skip(&mut self, vm: &Vm, len: u64) -> Result {
-        let long = self.with_vmcs(&vm.vmx, |vmcs, guest| {
-            let cs = CS.read(vmcs);
-            guest.control(vmcs).long_mode() && cs.long()
-        })?;
-        let guest = &mut self.guest;
-        guest.rip = vmcore::step::next_rip(guest.rip, len, long);
-        guest.interruptibility &= !3;
-        guest.dirty = true;
-        Ok(())
     }
 }
 

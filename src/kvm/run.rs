@@ -96,7 +96,7 @@ fn run_locked(vm: &Vm, vcpu: &Vcpu, state: &mut State) -> Result<Option<UserExit
         return Err(EINVAL);
     }
     state.guest.cr8 = cr8;
-    complete(&vcpu.area, state, vm)?;
+    complete(&vcpu.area, state);
     if vcpu.area.read_u8(run::IMMEDIATE_EXIT) != 0 {
         return Ok(None);
     }
@@ -139,7 +139,7 @@ fn begin_io(vm: &Vm, vcpu: &Vcpu, state: &mut State, io: IoExit, len: u8) -> Res
     if io.string {
         return super::violation::emulation_failure(vm, state);
     }
-    let linear_rip = state.linear_rip(vm)?;
+    let linear_rip = state.guest.linear_rip();
     let len = u64::from(len);
     state.guest.pending = Some(if io.input {
         let size = io.size;
@@ -159,9 +159,9 @@ fn begin_io(vm: &Vm, vcpu: &Vcpu, state: &mut State, io: IoExit, len: u8) -> Res
 
 /// Completes what the last exit left: unless user space has moved RIP, which
 /// says that it has dealt with the instruction itself.
-fn complete(area: &Area, state: &mut State, vm: &Vm) -> Result {
+fn complete(area: &Area, state: &mut State) {
     let (linear_rip, len) = match state.guest.pending {
-        None => return Ok(()),
+        None => return,
         Some(
             Pending::Out { linear_rip, len }
             | Pending::In {
@@ -170,8 +170,8 @@ fn complete(area: &Area, state: &mut State, vm: &Vm) -> Result {
         ) => (linear_rip, len),
     };
     let pending = state.guest.pending.take();
-    if state.linear_rip(vm)? != linear_rip {
-        return Ok(());
+    if state.guest.linear_rip() != linear_rip {
+        return;
     }
     if let Some(Pending::In { size, .. }) = pending {
         let mut data = [0; 4];
@@ -181,7 +181,7 @@ fn complete(area: &Area, state: &mut State, vm: &Vm) -> Result {
         state.guest.gprs[0] =
             vmcore::step::merge_in(state.guest.gprs[0], u32::from_le_bytes(data), size);
     }
-    state.skip(vm, len)
+    state.guest.skip(len);
 }
 
 /// What every return from KVM_RUN writes, whatever its reason.

@@ -81,8 +81,13 @@ pub(crate) struct Guest {
     pub(crate) rflags: u64,
     /// GUEST_INTERRUPTIBILITY_STATE at the last exit.
     pub(crate) interruptibility: u32,
-    /// The four above differ from the VMCS (RSP is `gprs[4]`).
+    /// A single-step trap is due after an instruction finished outside.
+    pub(crate) single_step: bool,
+    /// The five above differ from the VMCS (RSP is `gprs[4]`).
     pub(crate) dirty: bool,
+    /// CS base, and whether CS holds 64-bit code, at the last exit.
+    pub(crate) cs_base: u64,
+    pub(crate) long: bool,
     /// An interrupt or NMI window is requested in the VMCS.
     pub(crate) windows_open: bool,
     pub(crate) cr2: u64,
@@ -156,7 +161,10 @@ impl Vcpu {
             rip: 0xfff0,
             rflags: 2,
             interruptibility: 0,
+            single_step: false,
             dirty: true,
+            cs_base: 0,
+            long: false,
             windows_open: false,
             cr2: 0,
             cr8: 0,
