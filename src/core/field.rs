@@ -277,44 +277,6 @@ fields! {
     }
 }
 
-/// The four fields of one guest segment register.
-#[derive(Clone, Copy, Debug)]
-pub struct SegmentFields {
-    /// Selector.
-    pub selector: Field<W16>,
-    /// Base address.
-    pub base: Field<Nat>,
-    /// Limit, in bytes, already scaled by the granularity bit.
-    pub limit: Field<W32>,
-    /// Access rights (SDM 3C 25.4.1, table 25-2).
-    pub access: Field<W32>,
-}
-
-macro_rules! segments {
-    ($($name:ident: $selector:ident $base:ident $limit:ident $access:ident,)+) => {
-        $(
-            #[doc = concat!("The guest's ", stringify!($name), " register.")]
-            pub const $name: SegmentFields = SegmentFields {
-                selector: $selector,
-                base: $base,
-                limit: $limit,
-                access: $access,
-            };
-        )+
-    };
-}
-
-segments! {
-    ES: GUEST_ES_SELECTOR GUEST_ES_BASE GUEST_ES_LIMIT GUEST_ES_AR_BYTES,
-    CS: GUEST_CS_SELECTOR GUEST_CS_BASE GUEST_CS_LIMIT GUEST_CS_AR_BYTES,
-    SS: GUEST_SS_SELECTOR GUEST_SS_BASE GUEST_SS_LIMIT GUEST_SS_AR_BYTES,
-    DS: GUEST_DS_SELECTOR GUEST_DS_BASE GUEST_DS_LIMIT GUEST_DS_AR_BYTES,
-    FS: GUEST_FS_SELECTOR GUEST_FS_BASE GUEST_FS_LIMIT GUEST_FS_AR_BYTES,
-    GS: GUEST_GS_SELECTOR GUEST_GS_BASE GUEST_GS_LIMIT GUEST_GS_AR_BYTES,
-    LDTR: GUEST_LDTR_SELECTOR GUEST_LDTR_BASE GUEST_LDTR_LIMIT GUEST_LDTR_AR_BYTES,
-    TR: GUEST_TR_SELECTOR GUEST_TR_BASE GUEST_TR_LIMIT GUEST_TR_AR_BYTES,
-}
-
 /// The four PDPTE fields, in the order of the table in memory.
 pub const GUEST_PDPTES: [Field<W64>; 4] = [GUEST_PDPTE0, GUEST_PDPTE1, GUEST_PDPTE2, GUEST_PDPTE3];
 
@@ -388,6 +350,6 @@ mod tests {
         assert_eq!(EPT_POINTER.encoding(), 0x201a);
         assert_eq!(GUEST_RIP.encoding(), 0x681e);
         assert_eq!(HOST_RIP.encoding(), 0x6c16);
-        assert_eq!(TR.access.encoding(), 0x4822);
+        assert_eq!(GUEST_TR_AR_BYTES.encoding(), 0x4822);
     }
 }
