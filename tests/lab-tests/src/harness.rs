@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs tests and reports them as KTAP. A test fails by a panic; it is skipped
+//! by [`Lab::skip`], which unwinds too.
+
+use kvm_ioctls::{Cap, Kvm};
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
+
+/// Seconds after which a test that still runs is interrupted by a signal.
+const PATIENCE: libc::time_t = 3;
+
+/// A test.
+pub(crate) struct Test {
+    /// Module path and name of the function.
+    pub(crate) path: &'static str,
+    /// The function.
+    pub(crate) run: fn(&Lab),
+}
+
+impl Test {
+    /// The name without that of this program.
+    pub(crate) fn name(&self) -> &'static str {
+        self.path
+            .split_once("::")
+            .map_or(self.path, |(_, rest)| rest)
+    }
+}
+
+/// Declares the tests of a module.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const TESTS: &[crate::harness::Test] = &[$(crate::harness::Test {
+            path: concat!(module_path!(), "::", stringify!($name)),
+            run: $name,
+        }),*];
+    };
+}
+pub(crate) use tests;
+
+/// Why a test does not apply here.
+struct Skip(String);
+
+thread_local! {
+    /// What the panic hook was told since the test began.
+    static DIAGNOSTICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The device under test.
+pub(crate) struct Lab {
+    device: String,
+}
+
+impl Lab {
+    /// Tests the device at `device`.
+    pub(crate) fn new(device: String) -> Self {
+        Self { device }
+    }
+
+    /// Its path.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// It, opened.
+    pub(crate) fn kvm(&self) -> Kvm {
+        let path = CString::new(self.device.as_str()).expect("a path without NUL");
+        Kvm::new_with_path(path).unwrap_or_else(|e| panic!("{}: {e}", self.device))
+    }
+
+    /// It is not the kernel's own KVM.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.device != "/dev/kvm"
+    }
+
+    /// Ends the test without a verdict.
+    pub(crate) fn skip(&self, why: &str) -> ! {
+        panic::resume_unwind(Box::new(Skip(why.to_owned())))
+    }
+
+    /// Skips unless the device is ours, whose behaviour `why` differs from KVM's.
+    pub(crate) fn only_ours(&self, why: &str) {
+        if !self.is_ours() {
+            self.skip(why);
+        }
+    }
+
+    /// Skips unless the device has sub-page write permissions.
+    pub(crate) fn needs_spp(&self) {
+        let cap = ioctl_api::subpage::KVM_CAP_SPP;
+        if self.kvm().check_extension_raw(cap.into()) <= 0 {
+            self.skip("no sub-page write permissions");
+        }
+    }
+
+    /// Skips unless the device has the capability.
+    pub(crate) fn needs(&self, cap: Cap) {
+        if !self.kvm().check_extension(cap) {
+            self.skip(&format!("no capability {cap:?}"));
+        }
+    }
+}
+
+/// Runs the tests and returns how many failed.
+pub(crate) fn run(tests: &[&Test], lab: &Lab) -> usize {
+    panic::set_hook(Box::new(|info| {
+        DIAGNOSTICS
+            .with_borrow_mut(|lines| lines.extend(info.to_string().lines().map(str::to_owned)));
+    }));
+    install_alarm();
+    println!("KTAP version 1\n1..{}", tests.len());
+    let mut failed = 0;
+    for (test, number) in tests.iter().zip(1..) {
+        set_alarm(PATIENCE);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| (test.run)(lab)));
+        set_alarm(0);
+        let diagnostics = DIAGNOSTICS.take();
+        match result {
+            Ok(()) => println!("ok {number} {}", test.name()),
+            Err(payload) => match payload.downcast::<Skip>() {
+                Ok(skip) => println!("ok {number} {} # SKIP {}", test.name(), skip.0),
+                Err(_) => {
+                    failed += 1;
+                    for line in diagnostics {
+                        println!("# {line}");
+                    }
+                    println!("not ok {number} {}", test.name());
+                }
+            },
+        }
+        // A lost line would be the one that matters if the machine dies now.
+        let _ = std::io::stdout().flush();
+    }
+    println!("# {} tests, {failed} failed", tests.len());
+    failed
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Makes SIGALRM interrupt system calls and do nothing else.
+fn install_alarm() {
+    // SAFETY: all-zero is a valid `sigaction`, the handler does nothing, and
+    // both pointers are valid or null.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+    }
+}
+
+/// Sends SIGALRM after so many seconds, and again and again; 0 for never.
+fn set_alarm(seconds: libc::time_t) {
+    let period = libc::timeval {
+        tv_sec: seconds,
+        tv_usec: 0,
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    // SAFETY: `timer` is valid and the old value is not asked for.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+}

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VM that is about to run a program, with an IDT that tells user space of
+//! each exception and interrupt before the guest goes on.
+//!
+//! ```text
+//!   0x2000  IDT (real mode: the IVT at 0)
+//!   0x3000  stub n at 0x3000 + 16 * n:  out 0xe0, al ; drop error code ; iret
+//! ```
+//! While a stub is at its OUT, the frame is on the guest's stack, where a test
+//! reads and changes it.
+
+use crate::harness::Lab;
+use guest::asm::CodeAssembler;
+use guest::{AssembleError, Mode, Program, CODE, STACK};
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_ioctls::VcpuExit;
+use vmm::{Vcpu, Vm};
+
+/// Bytes of guest memory.
+pub(crate) const MEMORY: usize = 4 << 20;
+/// An address that no memslot has but page tables map.
+pub(crate) const HOLE: u64 = 0x100_0000;
+
+const IDT: u64 = 0x2000;
+const STUBS: u64 = 0x3000;
+const STUB_SIZE: u64 = 16;
+const STUB_PORT: u16 = 0xe0;
+const VECTORS: u64 = 64;
+const ERROR_CODES: u64 = 1 << 8 | 0x1f << 10 | 1 << 17;
+
+/// Why the guest stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// HLT.
+    Hlt,
+    /// OUT to a port.
+    Out(u16, Vec<u8>),
+    /// IN of so many bytes from a port.
+    In(u16, usize),
+    /// An exception or interrupt has been delivered.
+    Event(Event),
+    /// A write was denied by a sub-page map.
+    Spp(vmm::SppExit),
+    /// Triple fault.
+    Shutdown,
+    /// An interrupt can be injected.
+    IrqWindow,
+    /// CR8 fell.
+    SetTpr,
+    /// `KVM_RUN` failed with this error number.
+    Error(i32),
+    /// Instruction bytes of one that would have to be emulated.
+    Emulate(Vec<u8>),
+    /// Anything else.
+    Other(String),
+}
+
+/// What delivery of an event has pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Vector.
+    pub(crate) vector: u8,
+    /// Error code, or 0.
+    pub(crate) error: u64,
+    /// RIP pushed.
+    pub(crate) rip: u64,
+    /// RFLAGS pushed.
+    pub(crate) rflags: u64,
+    /// Where the frame's RIP is in memory.
+    pub(crate) frame: u64,
+}
+
+/// A VM, its vCPU and its program.
+pub(crate) struct Machine {
+    pub(crate) vm: Vm,
+    pub(crate) cpu: Vcpu,
+    pub(crate) program: Program,
+}
+
+/// What a test does to assemble its program.
+pub(crate) type Assembled<T = ()> = Result<T, AssembleError>;
+
+/// Assembles a program for [`CODE`].
+pub(crate) fn program(mode: Mode, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Program {
+    Program::assemble(mode, CODE, |a| author(a).map(|()| vec![])).expect("a program")
+}
+
+/// A VM with memory and nothing else.
+pub(crate) fn vm(lab: &Lab) -> Vm {
+    Vm::open(lab.device(), MEMORY).expect("a VM")
+}
+
+impl Machine {
+    /// A VM about to run what `author` writes.
+    pub(crate) fn new(
+        lab: &Lab,
+        mode: Mode,
+        author: impl FnOnce(&mut CodeAssembler) -> Assembled,
+    ) -> Self {
+        Self::load(vm(lab), program(mode, author))
+    }
+
+    /// The same in 64-bit mode.
+    pub(crate) fn long(lab: &Lab, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Self {
+        Self::new(lab, Mode::Long, author)
+    }
+
+    /// The same with sub-page write permissions.
+    pub(crate) fn spp(lab: &Lab, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Self {
+        lab.needs_spp();
+        let vm = vm(lab);
+        vm.enable_spp().expect("KVM_CAP_SPP");
+        Self::load(vm, program(Mode::Long, author))
+    }
+
+    /// Boots `program` in `vm`.
+    pub(crate) fn load(vm: Vm, program: Program) -> Self {
+        let cpu = vm.boot(&program).expect("boot");
+        let machine = Self { vm, cpu, program };
+        machine.load_idt();
+        machine
+    }
+
+    fn load_idt(&self) {
+        let mode = self.program.mode;
+        for vector in 0..VECTORS {
+            let stub = STUBS + STUB_SIZE * vector;
+            self.write(stub, &stub_code(mode, ERROR_CODES >> vector & 1 != 0));
+            let (at, gate) = gate(mode, vector, stub);
+            self.write(at, &gate);
+        }
+        if mode != Mode::Real {
+            let mut sregs = self.sregs();
+            sregs.idt.base = IDT;
+            sregs.idt.limit = 0xfff;
+            self.set_sregs(&sregs);
+        }
+    }
+
+    /// Runs until the guest stops.
+    pub(crate) fn run(&mut self) -> Stop {
+        let port_or = match self.cpu.fd_mut().run() {
+            Ok(VcpuExit::IoOut(port, data)) => Stop::Out(port, data.to_vec()),
+            Ok(VcpuExit::IoIn(port, data)) => Stop::In(port, data.len()),
+            Ok(VcpuExit::Hlt) => Stop::Hlt,
+            Ok(VcpuExit::Shutdown) => Stop::Shutdown,
+            Ok(VcpuExit::IrqWindowOpen) => Stop::IrqWindow,
+            Ok(VcpuExit::SetTpr) => Stop::SetTpr,
+            Ok(VcpuExit::Unsupported(ioctl_api::subpage::KVM_EXIT_SPP)) => {
+                Stop::Spp(self.payload())
+            }
+            Ok(VcpuExit::InternalError) => self.internal_error(),
+            Ok(other) => Stop::Other(format!("{other:?}")),
+            Err(error) => Stop::Error(error.errno()),
+        };
+        match port_or {
+            Stop::Out(STUB_PORT, _) => Stop::Event(self.event()),
+            other => other,
+        }
+    }
+
+    fn payload<T: zerocopy::FromBytes>(&mut self) -> T {
+        let run = self.cpu.fd_mut().get_kvm_run();
+        // SAFETY: `padding` covers the whole union, and any bytes are valid.
+        let bytes = unsafe { run.__bindgen_anon_1.padding }.map(|b| b.to_ne_bytes()[0]);
+        T::read_from_prefix(&bytes)
+            .expect("a payload smaller than the union")
+            .0
+    }
+
+    fn internal_error(&mut self) -> Stop {
+        let error: ioctl_api::run::EmulationFailure = self.payload();
+        match (error.suberror, error.flags & 1) {
+            (1, 1) => Stop::Emulate(error.insn_bytes[..error.insn_size.into()].to_vec()),
+            _ => Stop::Other(format!(
+                "{:x?}",
+                self.payload::<ioctl_api::run::InternalError>()
+            )),
+        }
+    }
+
+    fn event(&self) -> Event {
+        let regs = self.regs();
+        let vector = (regs.rip - STUBS) / STUB_SIZE;
+        let word = match self.program.mode {
+            Mode::Real => 2,
+            Mode::Long => 8,
+            _ => 4,
+        };
+        let has_error = self.program.mode != Mode::Real && ERROR_CODES >> vector & 1 != 0;
+        let frame = regs.rsp + word * u64::from(has_error);
+        let at = |address: u64| self.word(address, word as usize);
+        Event {
+            vector: vector as u8,
+            error: if has_error { at(regs.rsp) } else { 0 },
+            rip: at(frame),
+            rflags: at(frame + 2 * word),
+            frame,
+        }
+    }
+
+    /// Runs until an exception or interrupt is delivered, and checks its vector.
+    pub(crate) fn expect_event(&mut self, vector: u8) -> Event {
+        match self.run() {
+            Stop::Event(event) if event.vector == vector => event,
+            other => panic!("vector {vector} expected, not {other:x?}"),
+        }
+    }
+
+    /// Runs until a sub-page map denies a write.
+    pub(crate) fn expect_spp(&mut self) -> vmm::SppExit {
+        match self.run() {
+            Stop::Spp(exit) => exit,
+            other => panic!("KVM_EXIT_SPP expected, not {other:x?}"),
+        }
+    }
+
+    /// Runs until HLT.
+    pub(crate) fn expect_hlt(&mut self) {
+        assert_eq!(self.run(), Stop::Hlt, "rip {:#x}", self.regs().rip);
+    }
+
+    /// Lets the handler of `event` return behind the instruction at its RIP.
+    pub(crate) fn step_over(&self, event: &Event) {
+        let len = self
+            .program
+            .len_at(event.rip)
+            .expect("an instruction of the program");
+        self.set_qword(event.frame, event.rip + len);
+    }
+
+    /// General registers.
+    pub(crate) fn regs(&self) -> kvm_regs {
+        self.cpu.regs().expect("KVM_GET_REGS")
+    }
+
+    /// Changes general registers.
+    pub(crate) fn change_regs(&self, change: impl FnOnce(&mut kvm_regs)) {
+        let mut regs = self.regs();
+        change(&mut regs);
+        self.cpu.set_regs(&regs).expect("KVM_SET_REGS");
+    }
+
+    /// Starts the program again.
+    pub(crate) fn restart(&self) {
+        let rip = self.program.address;
+        self.change_regs(|r| (r.rip, r.rsp, r.rflags) = (rip, STACK, 2));
+    }
+
+    /// Special registers.
+    pub(crate) fn sregs(&self) -> kvm_sregs {
+        self.cpu.fd().get_sregs().expect("KVM_GET_SREGS")
+    }
+
+    /// Changes special registers.
+    pub(crate) fn set_sregs(&self, sregs: &kvm_sregs) {
+        self.cpu.fd().set_sregs(sregs).expect("KVM_SET_SREGS");
+    }
+
+    /// Writes guest memory.
+    pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) {
+        self.vm.write(gpa, bytes).expect("guest memory");
+    }
+
+    /// Reads guest memory.
+    pub(crate) fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
+        self.vm.read(gpa, len).expect("guest memory")
+    }
+
+    fn word(&self, gpa: u64, len: usize) -> u64 {
+        let mut word = [0; 8];
+        word[..len].copy_from_slice(&self.read(gpa, len));
+        u64::from_le_bytes(word)
+    }
+
+    /// Reads 8 bytes of guest memory.
+    pub(crate) fn qword(&self, gpa: u64) -> u64 {
+        self.word(gpa, 8)
+    }
+
+    /// Writes 8 bytes of guest memory.
+    pub(crate) fn set_qword(&self, gpa: u64, value: u64) {
+        self.write(gpa, &value.to_le_bytes());
+    }
+}
+
+fn stub_code(mode: Mode, error_code: bool) -> Vec<u8> {
+    let mut code = vec![0xe6, STUB_PORT as u8];
+    match (mode, error_code) {
+        (Mode::Real, _) | (_, false) => {}
+        (Mode::Long, true) => code.extend([0x48, 0x83, 0xc4, 8]),
+        (_, true) => code.extend([0x83, 0xc4, 4]),
+    }
+    if mode == Mode::Long {
+        code.push(0x48);
+    }
+    code.push(0xcf);
+    code
+}
+
+/// Address and bytes of the gate of a vector: an interrupt gate to `stub`.
+fn gate(mode: Mode, vector: u64, stub: u64) -> (u64, Vec<u8>) {
+    let stub16 = (stub as u16).to_le_bytes();
+    if mode == Mode::Real {
+        return (4 * vector, [stub16[0], stub16[1], 0, 0].to_vec());
+    }
+    let mut gate = vec![stub16[0], stub16[1], 8, 0, 0, 0x8e, 0, 0];
+    let size = if mode == Mode::Long { 16 } else { 8 };
+    gate.resize(size, 0);
+    (IDT + vector * size as u64, gate)
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ioctls and mappings as the kernel sees them, with any code and any argument.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// An address at which nothing can be mapped.
+pub(crate) const NOWHERE: usize = 0x10;
+
+/// The result of a system call, or its error number.
+pub(crate) type Sys = Result<i32, i32>;
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// An ioctl whose argument is a number, or an address that is [`NOWHERE`].
+pub(crate) fn number(fd: &impl AsRawFd, code: u32, arg: usize) -> Sys {
+    // SAFETY: `arg` is no address of this program's memory, and the kernel
+    // checks addresses.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), code.into(), arg) } {
+        -1 => Err(errno()),
+        result => Ok(result),
+    }
+}
+
+/// An ioctl whose argument is the address of `value`, which must be at least as
+/// large as the code says. `T` is plain data: the kernel may change any byte.
+pub(crate) fn with<T: Copy>(fd: &impl AsRawFd, code: u32, value: &mut T) -> Sys {
+    let size = (code >> 16 & 0x3fff) as usize;
+    assert!(
+        size_of::<T>() >= size,
+        "argument of ioctl {code:#x} is too small"
+    );
+    let arg: *mut T = value;
+    // SAFETY: the kernel reads and writes `size` bytes, or as many more as a
+    // count in `value` says, which the caller has made room for.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), code.into(), arg) } {
+        -1 => Err(errno()),
+        result => Ok(result),
+    }
+}
+
+/// Makes a result that is a descriptor into one that is closed.
+pub(crate) fn owned(fd: Sys) -> Result<OwnedFd, i32> {
+    // SAFETY: the kernel has just made the descriptor and nobody else has it.
+    fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Anonymous memory, or a mapping of a file.
+pub(crate) struct Mapping {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl Mapping {
+    /// `len` bytes of zeros, at an address that is a multiple of `align`.
+    pub(crate) fn anonymous(len: usize, align: usize) -> Self {
+        let reserved = Self::map(
+            len + align,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+        .expect("mmap");
+        let at = reserved.address().next_multiple_of(align);
+        let skipped = at - reserved.address();
+        // SAFETY: the range lies in the mapping made above, which nobody uses.
+        let start = unsafe {
+            libc::mmap(
+                reserved.start.byte_add(skipped),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(start, libc::MAP_FAILED);
+        // The rest of the reservation stays: addresses are plenty.
+        std::mem::forget(reserved);
+        Self { start, len }
+    }
+
+    /// `mmap` of a file, shared.
+    pub(crate) fn file(fd: &impl AsRawFd, len: usize, prot: i32, offset: i64) -> Result<Self, i32> {
+        Self::map(len, prot, libc::MAP_SHARED, fd.as_raw_fd(), offset)
+    }
+
+    fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> Result<Self, i32> {
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
+        match start {
+            libc::MAP_FAILED => Err(errno()),
+            start => Ok(Self { start, len }),
+        }
+    }
+
+    /// Its first address.
+    pub(crate) fn address(&self) -> usize {
+        self.start.expose_provenance()
+    }
+
+    /// Reads a word.
+    pub(crate) fn read(&self, offset: usize) -> u64 {
+        assert!(offset % 8 == 0 && offset + 8 <= self.len);
+        // SAFETY: inside the mapping and aligned; volatile, as a guest shares it.
+        unsafe { self.start.byte_add(offset).cast::<u64>().read_volatile() }
+    }
+
+    /// Writes a word.
+    pub(crate) fn write(&self, offset: usize, value: u64) {
+        assert!(offset % 8 == 0 && offset + 8 <= self.len);
+        // SAFETY: inside the mapping and aligned; volatile, as a guest shares it.
+        unsafe {
+            self.start
+                .byte_add(offset)
+                .cast::<u64>()
+                .write_volatile(value)
+        }
+    }
+
+    /// `madvise` of a part.
+    pub(crate) fn advise(&self, offset: usize, len: usize, advice: i32) -> Sys {
+        assert!(offset + len <= self.len);
+        // SAFETY: inside the mapping, of which nobody holds references.
+        match unsafe { libc::madvise(self.start.byte_add(offset), len, advice) } {
+            -1 => Err(errno()),
+            result => Ok(result),
+        }
+    }
+
+    /// Unmaps a part and maps new zeros there.
+    pub(crate) fn replace(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len);
+        // SAFETY: inside the mapping, of which nobody holds references.
+        unsafe {
+            let at = self.start.byte_add(offset);
+            assert_eq!(libc::munmap(at, len), 0);
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+            let new = libc::mmap(at, len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            assert_eq!(new, at);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nobody refers to the mapping any more.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
