@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The results, for people and for programs.
+
+use std::fmt::Write;
+
+/// What was measured of one row.
+pub(crate) struct Line {
+    /// The row's name.
+    pub(crate) name: &'static str,
+    /// On the module.
+    pub(crate) ours: Option<u64>,
+    /// On its peer.
+    pub(crate) theirs: Option<u64>,
+    /// The row's planned figure.
+    pub(crate) planned: Option<u64>,
+}
+
+fn cell(value: Option<u64>) -> String {
+    value.map_or_else(|| "-".into(), |v| v.to_string())
+}
+
+fn ratio(line: &Line) -> String {
+    match (line.ours, line.theirs) {
+        (Some(ours), Some(theirs)) if theirs > 0 => format!("{:.2}", ours as f64 / theirs as f64),
+        _ => "-".into(),
+    }
+}
+
+/// An aligned table under `heading`; the last column is left out when no line
+/// has it.
+pub(crate) fn text(heading: &str, lines: &[Line]) -> String {
+    let planned = lines.iter().any(|line| line.planned.is_some());
+    let mut out = format!(
+        "{heading:<34} {:>9} {:>9} {:>6}",
+        "kvm_spp", "kvm_intel", "ratio"
+    );
+    out += if planned { "  issue\n" } else { "\n" };
+    for line in lines {
+        let (ours, theirs) = (cell(line.ours), cell(line.theirs));
+        let ratio = ratio(line);
+        out += &format!("{:<34} {ours:>9} {theirs:>9} {ratio:>6}", line.name);
+        if planned {
+            out += &format!("  {:>5}", cell(line.planned));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The same as a JSON array. No name has a character that needs escaping.
+pub(crate) fn json(lines: &[Line]) -> String {
+    let mut out = String::from("[");
+    for (n, line) in lines.iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        let null = |v: Option<u64>| v.map_or_else(|| "null".into(), |v| v.to_string());
+        // Writing to a String cannot fail.
+        let _ = write!(
+            out,
+            "{comma}\n  {{\"name\": \"{}\", \"kvm_spp\": {}, \"kvm_intel\": {}, \"issue\": {}}}",
+            line.name,
+            null(line.ours),
+            null(line.theirs),
+            null(line.planned)
+        );
+    }
+    out + "\n]"
+}
