@@ -5,7 +5,7 @@
 //! A VM keeps its slots in an array sorted by `base`; slots never overlap.
 
 use ept::{Gfn, Level, PAGE_SHIFT, PAGE_SIZE};
-use ioctl_api::memory::{UserMemoryRegion, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+use ioctl_api::memory::{UserMemoryRegion, KVM_MEM_READONLY};
 
 use crate::errno::Errno;
 
@@ -114,13 +114,6 @@ pub enum Change {
         /// As it will be.
         new: Slot,
     },
-    /// Only the flags differ.
-    Flags {
-        /// As it is.
-        old: Slot,
-        /// As it will be.
-        new: Slot,
-    },
     /// The slot is already like that.
     Nothing,
 }
@@ -132,7 +125,8 @@ pub enum Change {
 ///
 /// # Errors
 ///
-/// `EINVAL` for everything malformed, for the deletion of a slot that does not
+/// `EINVAL` for everything malformed (the dirty-log flag among it, for there is no
+/// dirty log), for the deletion of a slot that does not
 /// exist and for a change of size, host address or read-only flag; `EEXIST` if
 /// the frames belong to another slot.
 pub fn plan(
@@ -158,9 +152,6 @@ pub fn plan(
     if new.base != old.base {
         return place(slots, &new).map(|()| Change::Move { old, new });
     }
-    if new.flags != old.flags {
-        return Ok(Change::Flags { old, new });
-    }
     Ok(Change::Nothing)
 }
 
@@ -175,7 +166,7 @@ fn check(region: &UserMemoryRegion, max_slots: u16, hva_limit: u64) -> Result<Sl
     let id = u16::try_from(region.slot).map_err(|_| Errno::Einval)?;
     let gpa_fits = gpa.checked_add(size).is_some();
     let hva_fits = hva.checked_add(size).is_some_and(|end| end <= hva_limit);
-    if region.flags & !(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) != 0
+    if region.flags & !KVM_MEM_READONLY != 0
         || id >= max_slots
         || !(aligned(gpa) && aligned(size) && aligned(hva))
         || !(gpa_fits && hva_fits)

@@ -72,7 +72,7 @@ pub(crate) enum Leave {
     /// A machine check hit while the guest ran.
     MachineCheck,
     /// A guest access that EPT stopped.
-    Violation(Violation),
+    Violation(Violation, RawExit),
     /// PAE paging goes on with these control registers; the length of the
     /// instruction that does it.
     LoadPdptes(Control, u8),

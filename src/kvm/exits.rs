@@ -15,6 +15,7 @@ use super::{
 use crate::host::shim;
 use ioctl_api::run;
 use vmcore::{
+    cpuid,
     event::{
         Exception,
         Origin, //
@@ -32,6 +33,11 @@ use vmcore::{
     step, //
 };
 
+/// RFLAGS.TF.
+const TF: u64 = 1 << 8;
+/// -KVM_ENOSYS of <linux/kvm_para.h>.
+const NO_SUCH_HYPERCALL: u64 = 1000u64.wrapping_neg();
+
 /// What follows an exit.
 pub(crate) enum Step {
     /// Enter the guest again, in the same window.
@@ -48,7 +54,7 @@ pub(crate) fn user(exit: UserExit) -> Step {
 pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
     match Exit::decode(raw) {
         Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer => Step::Leave(Leave::Host),
-        Exit::EptViolation(violation) => Step::Leave(Leave::Violation(violation)),
+        Exit::EptViolation(violation) => Step::Leave(Leave::Violation(violation, *raw)),
         Exit::Cpuid => inside.cpuid(raw),
         Exit::Hlt => inside.skip_then(raw, user(UserExit::Hlt)),
         Exit::Io(io) => match raw.instruction_len() {
@@ -68,7 +74,8 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         Exit::InterruptWindow | Exit::NmiWindow => Step::Resume,
         Exit::ExceptionOrNmi(event) => inside.exception(loans, raw, event),
         Exit::TripleFault => user(UserExit::Shutdown),
-        Exit::Vmcall | Exit::Undefined => inside.fault(Exception::UD),
+        Exit::Vmcall => inside.hypercall(raw),
+        Exit::Undefined => inside.fault(Exception::UD),
         Exit::Rdpmc => inside.fault(Exception::GP),
         Exit::EntryFailure(failure) => user(entry_failure(raw, failure)),
         Exit::SppMiss(_) | Exit::SppMisconfig(_) | Exit::EptMisconfig(_) => broken_tables(raw),
@@ -147,13 +154,27 @@ impl Inside<'_> {
                 .write(field::GUEST_INTERRUPTIBILITY_STATE, done.interruptibility);
         }
         if done.single_step {
-            let pending = self.vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
-            self.vmcs.write(
-                field::GUEST_PENDING_DBG_EXCEPTIONS,
-                pending | step::PENDING_DEBUG_BS,
-            );
+            self.pend_single_step();
         }
         then
+    }
+
+    fn pend_single_step(&self) {
+        let pending = self.vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
+        self.vmcs.write(
+            field::GUEST_PENDING_DBG_EXCEPTIONS,
+            pending | step::PENDING_DEBUG_BS,
+        );
+    }
+
+    /// VMCALL: there are no hypercalls, which is said as KVM says it.
+    fn hypercall(&mut self, raw: &RawExit) -> Step {
+        let answer = match code_is_64bit(self.vmcs) {
+            true => NO_SUCH_HYPERCALL,
+            false => NO_SUCH_HYPERCALL & 0xffff_ffff,
+        };
+        self.guest.set_gpr(self.vmcs, 0, answer);
+        self.skip(raw)
     }
 
     pub(crate) fn fault(&mut self, exception: Exception) -> Step {
@@ -168,11 +189,11 @@ impl Inside<'_> {
         let leaf = self.guest.gprs[0] as u32;
         let sub = self.guest.gprs[1] as u32;
         let cr4 = self.vmcs.read(field::CR4_READ_SHADOW);
-        let now = vmcore::cpuid::Now {
+        let now = cpuid::Now {
             cr4,
             xcr0: self.guest.xcr0,
         };
-        let out = vmcore::cpuid::lookup(&self.guest.cpuid, leaf, sub, &now);
+        let out = cpuid::lookup(&self.guest.cpuid, leaf, sub, &now);
         let [eax, ebx, ecx, edx] = out.map(u64::from);
         self.guest.gprs[0] = eax;
         self.guest.gprs[3] = ebx;
@@ -181,11 +202,13 @@ impl Inside<'_> {
         self.skip(raw)
     }
 
-    /// XSETBV: any XCR0 that the host has and the rules of SDM 1 13.3 allow.
+    /// XSETBV: any XCR0 that CPUID offers, the host has, and the rules of SDM 1
+    /// 13.3 allow.
     fn xsetbv(&mut self, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
         let gpr = |n: usize| self.guest.gprs.get(n).copied().unwrap_or(0) & 0xffff_ffff;
         let value = gpr(0) | gpr(2) << 32;
-        if gpr(1) != 0 || !step::xcr0_valid(value, loans.fpu.mask()) {
+        let offered = loans.fpu.mask() & cpuid::guest_xcr0(&self.guest.cpuid);
+        if gpr(1) != 0 || !step::xcr0_valid(value, offered) {
             return self.fault(Exception::GP);
         }
         self.guest.xcr0 = value;
@@ -214,6 +237,12 @@ impl Inside<'_> {
         let dr7 = self.vmcs.read(field::GUEST_DR7);
         let dr6 = loans.debug.dr6();
         let (dr6, dr7) = step::debug_registers(dr6, dr7, conditions);
+        // VM entry with TF and a blocked STI or MOV SS wants the pending trap
+        // to be there (SDM 3C 27.3.1.5).
+        let blocked = self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE) & 3 != 0;
+        if blocked && self.vmcs.read(field::GUEST_RFLAGS) & TF != 0 {
+            self.pend_single_step();
+        }
         loans.debug.set_dr6(dr6);
         self.vmcs.write(field::GUEST_DR7, dr7);
         self.fault(Exception::DB)

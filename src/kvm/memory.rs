@@ -105,14 +105,6 @@ struct Snapshot {
     sequence: u64,
 }
 
-/// What became of a guest access that EPT stopped.
-pub(crate) enum Fault {
-    /// The guest can go on.
-    Fixed,
-    /// No memory there, or a write to a read-only slot.
-    Mmio,
-}
-
 impl Vm {
     /// KVM_SET_USER_MEMORY_REGION (KVM api.rst 4.35).
     pub(crate) fn set_memory_region(&self, region: &UserMemoryRegion) -> Result {
@@ -125,7 +117,7 @@ impl Vm {
             Change::Nothing => return Ok(()),
             Change::Create(slot) => (None, Some(slot)),
             Change::Delete(slot) => (Some(slot), None),
-            Change::Move { old, new } | Change::Flags { old, new } => (Some(old), Some(new)),
+            Change::Move { old, new } => (Some(old), Some(new)),
         };
         let table = Self::replaced(&old.slots, gone, added)?;
         let mut mmu = self.mmu.lock();
@@ -160,9 +152,11 @@ impl Vm {
         slots::find(&slots.slots, gfn).copied()
     }
 
-    /// Maps what the guest wants to reach at `gfn`. Sleeps. Errors are those of
-    /// the page look-up: `EFAULT`, `EHWPOISON`, `EINTR`, and `ENOMEM`.
-    pub(crate) fn fault(&self, reserve: &mut Reserve, gfn: Gfn, write: bool) -> Result<Fault> {
+    /// Maps what the guest wants to reach at `gfn`. Sleeps. Where things changed
+    /// meanwhile nothing is mapped: the guest faults again, after its vCPU has
+    /// looked at signals and the scheduler. Errors are those of the page look-up:
+    /// `EFAULT`, `EHWPOISON`, `EINTR`, and `ENOMEM`.
+    pub(crate) fn fault(&self, reserve: &mut Reserve, gfn: Gfn, write: bool) -> Result {
         reserve.fill(spp::MAX_FRAMES_PER_MAP)?;
         loop {
             let snapshot = {
@@ -172,19 +166,15 @@ impl Vm {
                     sequence: mmu.sequence,
                 }
             };
-            let Some(slot) = slots::find(&snapshot.slots.slots, gfn) else {
-                return Ok(Fault::Mmio);
+            let slot = slots::find(&snapshot.slots.slots, gfn);
+            let Some(slot) = slot.filter(|slot| !(write && slot.readonly())) else {
+                return Ok(());
             };
-            if write && slot.readonly() {
-                return Ok(Fault::Mmio);
-            }
             let hva = slot.hva(gfn).ok_or(EFAULT)?;
             let page = HostPage::find(hva, write)?;
             match self.install(reserve, &snapshot, slot, gfn, hva, &page) {
-                Some(Ok(())) => return Ok(Fault::Fixed),
                 Some(Err(NoFrame)) => reserve.fill(spp::MAX_FRAMES_PER_MAP)?,
-                // The guest faults again, after a look at signals and the scheduler.
-                None => return Ok(Fault::Fixed),
+                Some(Ok(())) | None => return Ok(()),
             }
         }
     }

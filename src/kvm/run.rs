@@ -115,15 +115,17 @@ fn run_locked(vm: &Vm, vcpu: &Vcpu, state: &mut State) -> Result<Option<UserExit
             Leave::Host => {}
             Leave::LoadPdptes(control, len) => state.load_pdptes(vm, &control, len)?,
             Leave::MachineCheck => shim::kvm_spp_machine_check(),
-            Leave::Violation(violation) => match super::violation::resolve(vm, state, &violation) {
-                Ok(None) => {}
-                Ok(Some(exit)) => return Ok(Some(exit)),
-                Err(err) if err == EINTR => {
-                    interrupted(&vcpu.area);
-                    return Ok(None);
+            Leave::Violation(violation, raw) => {
+                match super::violation::resolve(vm, state, &violation, &raw) {
+                    Ok(None) => {}
+                    Ok(Some(exit)) => return Ok(Some(exit)),
+                    Err(err) if err == EINTR => {
+                        interrupted(&vcpu.area);
+                        return Ok(None);
+                    }
+                    Err(err) => return Err(err),
                 }
-                Err(err) => return Err(err),
-            },
+            }
             Leave::Io(io, len) => return begin_io(vm, vcpu, state, io, len).map(Some),
             Leave::User(exit) => return Ok(Some(exit)),
         }

@@ -62,6 +62,7 @@ use kernel::{
 use vmcore::{
     cr::Features,
     event::Events,
+    fault::Repeat,
     msr::MsrStore, //
 };
 
@@ -107,7 +108,7 @@ pub(crate) struct Guest {
     pub(crate) reserve: Reserve,
     pub(crate) pending: Option<Pending>,
     /// Where the last write was stopped that the maps allow.
-    pub(crate) spurious: Option<(u64, ept::Gpa)>,
+    pub(crate) repeat: Repeat,
     /// The guest has run, so CPUID is fixed.
     pub(crate) ran: bool,
     pub(crate) vpid: u16,
@@ -183,7 +184,7 @@ impl Vcpu {
             host: HostFields::default(),
             reserve: Reserve::default(),
             pending: None,
-            spurious: None,
+            repeat: Repeat::default(),
             ran: false,
             // VPIDs tell apart vCPUs of one EPT root only; across roots the
             // root's address does (SDM 3C 29.4.1).

@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! EPT violations: fault memory in, or tell user space about a denied write.
-//!
-//! ```text
-//!  guest access --EPT violation--> asynchronous? -> fault memory in, enter again
-//!      | write to an armed leaf                    (nothing names an instruction)
-//!      v
-//!  spp verdict --Denied--------> KVM_EXIT_SPP, RIP stays
-//!      |       --Retry---------> enter again: the violation dropped the stale entry
-//!      |       --Ineligible----> needs emulation
-//!      v NotSubPage
-//!  Vm::fault --Fixed--> enter again
-//!            --Mmio---> needs emulation
-//! ```
+//! What a violation means is `vmcore::fault`'s to say; this carries it out.
 
 use super::{
-    memory::Fault,
     run::UserExit,
     vcpu::State,
     vm::Vm, //
@@ -28,58 +16,77 @@ use ept::{
     Gpa,
     PAGE_SIZE, //
 };
-use ioctl_api::subpage::{
-    SppExit,
-    KVM_SPP_CAUSE_HARDWARE,
-    KVM_SPP_EXIT_EVENT_DELIVERY,
-    KVM_SPP_EXIT_GVA_VALID, //
+use ioctl_api::{
+    run::KVM_INTERNAL_ERROR_DELIVERY_EV,
+    subpage::{
+        SppExit,
+        KVM_SPP_CAUSE_HARDWARE,
+        KVM_SPP_EXIT_EVENT_DELIVERY,
+        KVM_SPP_EXIT_GVA_VALID, //
+    }, //
 };
 use kernel::prelude::*;
-use spp::{
-    Mask,
-    Verdict,
-    WriteFault, //
+use spp::Mask;
+use vmcore::{
+    exit::{
+        RawExit,
+        Violation, //
+    },
+    fault::{
+        self,
+        Access,
+        Outcome, //
+    },
+    slots, //
 };
-use vmcore::exit::Violation;
 
 /// Resolves a violation; `None` enters the guest again.
 pub(crate) fn resolve(
     vm: &Vm,
     state: &mut State,
     violation: &Violation,
+    raw: &RawExit,
 ) -> Result<Option<UserExit>> {
-    if violation.write && !violation.asynchronous {
-        match judge(vm, state, violation) {
-            Verdict::NotSubPage => {}
-            Verdict::Denied { mask } => return denied(vm, state, violation, mask).map(Some),
-            Verdict::Retry => return Ok(None),
-            Verdict::Ineligible => return emulation_failure(vm, state).map(Some),
+    match judge(vm, state, violation) {
+        Outcome::Spurious | Outcome::Retry => Ok(None),
+        Outcome::Map { write } => {
+            let gfn = violation.gpa.gfn();
+            vm.fault(&mut state.guest.reserve, gfn, write)?;
+            Ok(None)
         }
-    }
-    let gfn = violation.gpa.gfn();
-    match vm.fault(&mut state.guest.reserve, gfn, violation.write)? {
-        Fault::Fixed => Ok(None),
-        Fault::Mmio => emulation_failure(vm, state).map(Some),
+        Outcome::Denied { mask } => denied(vm, state, violation, mask).map(Some),
+        Outcome::Ineligible | Outcome::Mmio => emulation_failure(vm, state).map(Some),
+        Outcome::Undeliverable => Ok(Some(UserExit::Internal {
+            suberror: KVM_INTERNAL_ERROR_DELIVERY_EV,
+            data: [
+                u64::from(raw.idt_info),
+                u64::from(raw.reason),
+                raw.qualification,
+                raw.gpa,
+            ],
+        })),
     }
 }
 
-/// Whether the sub-page map stopped the write.
-fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> Verdict {
+fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> Outcome {
     let gfn = violation.gpa.gfn();
-    let (leaf, map) = {
+    let (slots, leaf, map) = {
         let mmu = vm.mmu.lock();
-        (mmu.space.leaf(&Tables, gfn), mmu.space.mask(&Tables, gfn))
+        (
+            mmu.slots(),
+            mmu.space.leaf(&Tables, gfn),
+            mmu.space.mask(&Tables, gfn),
+        )
     };
-    let here = (state.guest.rip, violation.gpa);
-    let again = state.guest.spurious == Some(here);
-    let fault = WriteFault {
-        gpa: violation.gpa,
-        final_translation: violation.final_translation,
+    let access = Access {
+        violation: *violation,
+        rip: state.guest.rip,
+        slot: slots::find(&slots.slots, gfn),
+        leaf,
+        map,
         len: None,
     };
-    let verdict = fault.verdict(leaf, map, again);
-    state.guest.spurious = matches!(verdict, Verdict::Retry).then_some(here);
-    verdict
+    fault::resolve(&access, &mut state.guest.repeat)
 }
 
 /// KVM_EXIT_SPP: the write did not happen and RIP is still at the instruction.
