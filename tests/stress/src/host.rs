@@ -138,3 +138,19 @@ pub(crate) fn set(file: &str, value: &str) -> bool {
         Err(error) => panic!("{file} = {value}: {error}"),
     }
 }
+
+/// Waits for a child and returns its exit status, or 128 + the signal.
+pub(crate) fn wait_for(child: i32) -> i32 {
+    let mut status = 0;
+    let mut result = 0;
+    wait_until("the child ends", || {
+        // SAFETY: `status` is a valid place for the result.
+        result = unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) };
+        result != 0
+    });
+    assert_eq!(result, child);
+    match libc::WIFSIGNALED(status) {
+        true => 128 + libc::WTERMSIG(status),
+        false => libc::WEXITSTATUS(status),
+    }
+}

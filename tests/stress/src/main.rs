@@ -8,8 +8,11 @@ mod area;
 mod host;
 mod ktap;
 mod load;
+mod mmu;
 mod protect;
 mod runner;
+mod slot;
+mod slots;
 mod smp;
 
 use ktap::{Env, Test};
@@ -33,7 +36,7 @@ Exit status: 0 if no test failed, 1 if one did, 2 if it could not run.
 
 /// All tests, in the order in which they run.
 fn tests() -> Vec<Test> {
-    [smp::TESTS, protect::TESTS].concat()
+    [smp::TESTS, protect::TESTS, slots::TESTS, mmu::TESTS].concat()
 }
 
 enum Action {

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A second memslot, over an [`Area`].
+
+use crate::area::Area;
+use kvm_bindings::kvm_userspace_memory_region;
+use std::sync::Arc;
+use vmm::Vm;
+
+/// Where the second memslot begins, unless it is moved.
+pub(crate) const GPA: u64 = 0x4000_0000;
+
+fn region(gpa: u64, area: &Area, bytes: usize) -> kvm_userspace_memory_region {
+    kvm_userspace_memory_region {
+        slot: 1,
+        flags: 0,
+        guest_phys_addr: gpa,
+        memory_size: bytes as u64,
+        userspace_addr: area.address(),
+    }
+}
+
+fn change(vm: &Vm, region: kvm_userspace_memory_region) {
+    // SAFETY: The guest may write to the area at any time, but so may other
+    // threads: nothing but atomics refers to it. An area that is gone leaves a
+    // hole, which the guest cannot reach.
+    unsafe { vm.fd().set_user_memory_region(region) }.unwrap();
+}
+
+/// Adds the memslot, or moves it, to `gpa`.
+pub(crate) fn place(vm: &Vm, gpa: u64, area: &Area) {
+    change(vm, region(gpa, area, area.bytes()));
+}
+
+/// Deletes it.
+pub(crate) fn delete(vm: &Vm, area: &Area) {
+    change(vm, region(GPA, area, 0));
+}
+
+/// An area as the second memslot at `GPA`.
+pub(crate) fn add(vm: &Vm, bytes: usize) -> Arc<Area> {
+    let area = Arc::new(Area::new(bytes));
+    place(vm, GPA, &area);
+    area
+}
