@@ -11,8 +11,11 @@
 //! reads and changes it.
 
 use crate::harness::Lab;
+use crate::raw::{self, Mapping, Sys};
 use guest::asm::CodeAssembler;
 use guest::{AssembleError, Mode, Program, CODE, STACK};
+use ioctl_api::memory::UserMemoryRegion;
+use ioctl_api::number::KVM_SET_USER_MEMORY_REGION;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 use vmm::{Vcpu, Vm};
@@ -89,6 +92,30 @@ pub(crate) fn program(mode: Mode, author: impl FnOnce(&mut CodeAssembler) -> Ass
 /// A VM with memory and nothing else.
 pub(crate) fn vm(lab: &Lab) -> Vm {
     Vm::open(lab.device(), MEMORY).expect("a VM")
+}
+
+/// `KVM_SET_USER_MEMORY_REGION` with all of a mapping.
+pub(crate) fn add_slot(vm: &Vm, slot: u32, gpa: u64, memory: &Mapping, flags: u32) -> Sys {
+    set_slot(vm, slot, gpa, memory, memory.len() as u64, flags)
+}
+
+/// `KVM_SET_USER_MEMORY_REGION`.
+pub(crate) fn set_slot(
+    vm: &Vm,
+    slot: u32,
+    guest_phys_addr: u64,
+    memory: &Mapping,
+    memory_size: u64,
+    flags: u32,
+) -> Sys {
+    let mut region = UserMemoryRegion {
+        slot,
+        flags,
+        guest_phys_addr,
+        memory_size,
+        userspace_addr: memory.address() as u64,
+    };
+    raw::with(vm.fd(), KVM_SET_USER_MEMORY_REGION, &mut region)
 }
 
 impl Machine {

@@ -102,6 +102,11 @@ impl Mapping {
         self.start.expose_provenance()
     }
 
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Reads a word.
     pub(crate) fn read(&self, offset: usize) -> u64 {
         assert!(offset % 8 == 0 && offset + 8 <= self.len);

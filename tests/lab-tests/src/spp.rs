@@ -1,5 +1,60 @@
 // SPDX-License-Identifier: GPL-2.0
 
-use crate::harness::tests;
+//! Sub-page write permissions: the calls, what is denied and what is told of
+//! it, and memory that changes under protected pages.
 
-tests![];
+mod calls;
+mod delivery;
+mod memory;
+mod stores;
+
+use crate::harness::Test;
+use crate::machine::{Machine, Stop};
+use guest::asm::*;
+use vmm::SppExit;
+
+/// The tests of all parts.
+pub(crate) const TESTS: &[&[Test]] = &[calls::TESTS, stores::TESTS, delivery::TESTS, memory::TESTS];
+
+/// A 64-bit guest that stores AL to where RBX points, and halts.
+fn storer(lab: &crate::harness::Lab) -> Machine {
+    Machine::spp(lab, |a| {
+        a.mov(byte_ptr(rbx), al)?;
+        a.hlt()
+    })
+}
+
+/// Runs [`storer`]'s guest until it halts or is denied.
+fn store(machine: &mut Machine, gpa: u64, value: u8) -> Option<SppExit> {
+    machine.restart();
+    machine.change_regs(|r| (r.rbx, r.rax) = (gpa, value.into()));
+    match machine.run() {
+        Stop::Hlt => None,
+        Stop::Spp(exit) => Some(exit),
+        other => panic!("store to {gpa:#x}: {other:x?}"),
+    }
+}
+
+/// Asserts that exactly the stores that `map` allows happen in the page.
+fn check_map(machine: &mut Machine, page: u64, map: u32) {
+    for n in 0..guest::SUBPAGES {
+        let gpa = page + n * guest::SUBPAGE_SIZE + 5;
+        let old = machine.read(gpa, 1)[0];
+        let exit = store(machine, gpa, old ^ 0x55);
+        let allowed = map >> n & 1 != 0;
+        assert_eq!(
+            exit.is_none(),
+            allowed,
+            "sub-page {n} of {page:#x}, map {map:#x}"
+        );
+        let expected = if allowed { old ^ 0x55 } else { old };
+        assert_eq!(
+            machine.read(gpa, 1)[0],
+            expected,
+            "sub-page {n} of {page:#x}"
+        );
+        if let Some(exit) = exit {
+            assert_eq!((exit.gpa, exit.map), (gpa, map));
+        }
+    }
+}
