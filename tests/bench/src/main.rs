@@ -10,14 +10,17 @@
 //!   rows ──► subject ──► vmm           one guest on one device, timed
 //!    │          └──────► program       what it runs
 //!    └─────► table                     the results
+//!   counters ──► subject               VMX instructions, where they are counted
 //! ```
 
+mod counters;
 mod program;
 mod rows;
 mod subject;
 mod table;
 mod ticks;
 
+use counters::{Counters, Trip, TRIPS};
 use rows::{Row, ROWS};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,7 +33,8 @@ const HELP: &str = "\
 usage: spp-bench [OPTION]...
 
 Measures ticks of the time-stamp counter per round trip of a guest, the least of
-3 rounds. In the lab one tick is one instruction.
+3 rounds. In the lab one tick is one instruction, and its emulator counts the VMX
+instructions among them.
 
   --device PATH  the module's device (/dev/kvm-spp)
   --peer PATH    what to compare with (/dev/kvm); its column is empty without it
@@ -82,27 +86,19 @@ fn main() -> ExitCode {
 
 fn bench(options: &Options) -> ExitCode {
     let mut failures = 0;
+    let device = options.device.as_path();
     let peer = options.peer.exists().then_some(options.peer.as_path());
-    let lines: Vec<Line> = ROWS
-        .iter()
-        .map(|row| Line {
-            name: row.name,
-            ours: measure(row, &options.device, &mut failures),
-            theirs: peer
-                .filter(|_| !row.spp)
-                .and_then(|peer| measure(row, peer, &mut failures)),
-            planned: row.planned,
-        })
-        .collect();
+    let lines = time_rows(device, peer, &mut failures);
     println!(
         "Ticks of the time-stamp counter, the least of {} rounds. In the lab 1 tick is\n\
          1 instruction. ratio: kvm_spp / kvm_intel; issue: kvm_intel when it was planned.\n",
         ticks::ROUNDS
     );
     print!("{}", table::text("ticks per round trip", &lines));
+    let mut tables = vec![("ticks", lines)];
+    tables.extend(count_trips(device, peer, &mut failures));
     if let Some(path) = &options.json {
-        let json = format!("{{\"ticks\": {}}}\n", table::json(&lines));
-        if let Err(why) = std::fs::write(path, json) {
+        if let Err(why) = std::fs::write(path, table::json(&tables)) {
             eprintln!("spp-bench: {}: {why}", path.display());
             failures += 1;
         }
@@ -114,10 +110,45 @@ fn bench(options: &Options) -> ExitCode {
     }
 }
 
-fn measure(row: &Row, device: &Path, failures: &mut u32) -> Option<u64> {
-    (row.ticks)(device)
+fn time_rows(device: &Path, peer: Option<&Path>, failures: &mut u32) -> Vec<Line> {
+    let mut time = |row: &Row, device: &Path| {
+        let what = format!("{}: {}", device.display(), row.name);
+        value_of((row.ticks)(device), &what, failures)
+    };
+    let line = |row: &Row| Line {
+        name: row.name,
+        ours: time(row, device),
+        theirs: peer.filter(|_| !row.spp).and_then(|peer| time(row, peer)),
+        planned: row.planned,
+    };
+    ROWS.iter().map(line).collect()
+}
+
+fn count_trips(
+    device: &Path,
+    peer: Option<&Path>,
+    failures: &mut u32,
+) -> Vec<(&'static str, Vec<Line>)> {
+    let Some(counters) = Counters::find() else {
+        println!("\nThis machine does not count VMX instructions.");
+        return Vec::new();
+    };
+    let mut count = |trip: &Trip| {
+        let lines = value_of(trip.lines(&counters, device, peer), trip.name, failures)?;
+        print!(
+            "\n{}",
+            table::text(&format!("instructions per {}", trip.name), &lines)
+        );
+        Some((trip.name, lines))
+    };
+    TRIPS.iter().filter_map(&mut count).collect()
+}
+
+/// The value, or a complaint and one more failure.
+fn value_of<T>(result: Result<T>, what: &str, failures: &mut u32) -> Option<T> {
+    result
         .map_err(|why| {
-            eprintln!("spp-bench: {}: {}: {why}", device.display(), row.name);
+            eprintln!("spp-bench: {what}: {why}");
             *failures += 1;
         })
         .ok()

@@ -2,8 +2,6 @@
 
 //! The results, for people and for programs.
 
-use std::fmt::Write;
-
 /// What was measured of one row.
 pub(crate) struct Line {
     /// The row's name.
@@ -48,21 +46,32 @@ pub(crate) fn text(heading: &str, lines: &[Line]) -> String {
     out
 }
 
-/// The same as a JSON array. No name has a character that needs escaping.
-pub(crate) fn json(lines: &[Line]) -> String {
-    let mut out = String::from("[");
-    for (n, line) in lines.iter().enumerate() {
-        let comma = if n == 0 { "" } else { "," };
-        let null = |v: Option<u64>| v.map_or_else(|| "null".into(), |v| v.to_string());
-        // Writing to a String cannot fail.
-        let _ = write!(
-            out,
-            "{comma}\n  {{\"name\": \"{}\", \"kvm_spp\": {}, \"kvm_intel\": {}, \"issue\": {}}}",
-            line.name,
-            null(line.ours),
-            null(line.theirs),
-            null(line.planned)
-        );
-    }
-    out + "\n]"
+/// Named tables as a JSON object. No name has a character that needs escaping.
+pub(crate) fn json<L: AsRef<[Line]>>(tables: &[(&str, L)]) -> String {
+    let objects: Vec<String> = tables
+        .iter()
+        .map(|(name, lines)| format!("\"{name}\": {}", array(lines.as_ref())))
+        .collect();
+    format!("{{{}}}\n", objects.join(",\n"))
 }
+
+fn array(lines: &[Line]) -> String {
+    let null = |v: Option<u64>| v.map_or_else(|| "null".into(), |v| v.to_string());
+    let objects: Vec<String> = lines
+        .iter()
+        .map(|line| {
+            format!(
+                "\n  {{\"name\": \"{}\", \"kvm_spp\": {}, \"kvm_intel\": {}, \"issue\": {}}}",
+                line.name,
+                null(line.ours),
+                null(line.theirs),
+                null(line.planned)
+            )
+        })
+        .collect();
+    format!("[{}\n]", objects.join(","))
+}
+
+#[cfg(test)]
+#[path = "../tests/unit/table.rs"]
+mod tests;
