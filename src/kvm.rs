@@ -22,6 +22,7 @@ pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod msrs;
 pub(crate) mod regs;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod subpage;

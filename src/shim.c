@@ -104,6 +104,12 @@ unsigned int kvm_spp_cpu(void)
 	return smp_processor_id();
 }
 
+/* For reports, where the task may move on at any time. */
+unsigned int kvm_spp_any_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
 bool kvm_spp_guest_work_pending(void)
 {
 	return __xfer_to_guest_mode_work_pending();
@@ -222,16 +228,6 @@ void kvm_spp_host_restore(const struct kvm_spp_host_state *h)
 	}
 	if (h->debugctl)
 		wrmsrq(MSR_IA32_DEBUGCTLMSR, h->debugctl);
-}
-
-u64 kvm_spp_rdmsr(u32 msr)
-{
-	return native_rdmsrq(msr);
-}
-
-void kvm_spp_wrmsr(u32 msr, u64 value)
-{
-	native_wrmsrq(msr, value);
 }
 
 int kvm_spp_rdmsr_safe(u32 msr, u64 *value)

@@ -266,6 +266,16 @@ pub const fn cr_valid(value: u64, fixed0: u64, fixed1: u64) -> bool {
     value & fixed0 == fixed0 && value & !fixed1 == 0
 }
 
+/// The primary processor-based controls `proc` with or without exits for MOV DR
+/// (SDM 3C 25.6.2).
+pub const fn with_mov_dr_exiting(proc: u32, exiting: bool) -> u32 {
+    if exiting {
+        proc | Proc::MOV_DR_EXITING.bits()
+    } else {
+        proc & !Proc::MOV_DR_EXITING.bits()
+    }
+}
+
 /// The primary processor-based controls `proc` with the windows to request.
 pub const fn with_windows(proc: u32, interrupt: bool, nmi: bool) -> u32 {
     let mut controls = proc;
@@ -303,10 +313,10 @@ fn pin_controls(msrs: &VmxMsrs) -> Result<u32, Missing> {
 }
 
 fn proc_controls(msrs: &VmxMsrs) -> Result<u32, Missing> {
-    let windows = Proc::INTERRUPT_WINDOW_EXITING | Proc::NMI_WINDOW_EXITING;
+    let switched = Proc::INTERRUPT_WINDOW_EXITING | Proc::NMI_WINDOW_EXITING | Proc::MOV_DR_EXITING;
     need(
-        allowed(msrs.proc) & windows.bits() == windows.bits(),
-        "interrupt-window and NMI-window exiting",
+        allowed(msrs.proc) & switched.bits() == switched.bits(),
+        "interrupt-window, NMI-window and MOV-DR exiting",
     )?;
     let required = Proc::USE_TSC_OFFSETTING
         | Proc::HLT_EXITING

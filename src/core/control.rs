@@ -37,6 +37,8 @@ bitflags! {
         const CR8_STORE_EXITING = 1 << 20;
         /// Exit as soon as the guest can take an NMI.
         const NMI_WINDOW_EXITING = 1 << 22;
+        /// MOV to and from debug registers exits.
+        const MOV_DR_EXITING = 1 << 23;
         /// Every port access exits.
         const UNCONDITIONAL_IO_EXITING = 1 << 24;
         /// The MSR bitmap decides which RDMSR and WRMSR exit.

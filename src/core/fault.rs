@@ -35,6 +35,8 @@ pub struct Access<'a> {
     pub map: Mask,
     /// How many bytes the instruction writes, if a decoder knows.
     pub len: Option<u32>,
+    /// A number that differs once the tables have changed.
+    pub generation: u64,
 }
 
 /// What to do about an EPT violation.
@@ -64,13 +66,14 @@ pub enum Outcome {
     Undeliverable,
 }
 
-/// The last write that got [`Outcome::Retry`]: at the same place there is no second.
+/// The last write that got [`Outcome::Retry`], and the generation of the tables:
+/// at the same place, with nothing changed, there is no second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repeat(Option<(u64, Gpa)>);
+pub struct Repeat(Option<(u64, Gpa, u64)>);
 
 /// Decides about a violation.
 pub fn resolve(access: &Access<'_>, repeat: &mut Repeat) -> Outcome {
-    let here = (access.rip, access.violation.gpa);
+    let here = (access.rip, access.violation.gpa, access.generation);
     let again = repeat.0 == Some(here);
     let outcome = decide(access, again);
     repeat.0 = (outcome == Outcome::Retry).then_some(here);

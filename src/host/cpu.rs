@@ -3,6 +3,7 @@
 //! CPU identification and MSRs of the host.
 
 use super::shim;
+use core::arch::asm;
 use kernel::{
     ffi::c_void,
     prelude::*, //
@@ -22,10 +23,28 @@ pub(crate) fn cpuid(leaf: u32, sub: u32) -> [u32; 4] {
 }
 
 /// Reads an MSR that this CPU is known to have.
+#[inline(always)]
 pub(crate) fn rdmsr(msr: u32) -> u64 {
-    // SAFETY: Reading an MSR that exists has no side effect that we rely on not
-    // happening; one that does not exist is caught by the exception table.
-    unsafe { shim::kvm_spp_rdmsr(msr) }
+    let (low, high): (u32, u32);
+    // SAFETY: Reading an MSR that exists has no side effect; a fault, which the
+    // callers exclude, resumes behind the instruction.
+    unsafe {
+        asm!(
+            "2: rdmsr",
+            "3:",
+            ".pushsection \"__ex_table\",\"a\"",
+            ".balign 4",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".long 1",
+            ".popsection",
+            in("ecx") msr,
+            out("eax") low,
+            out("edx") high,
+            options(nostack),
+        )
+    };
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Reads an MSR that this CPU may lack.
@@ -43,10 +62,27 @@ pub(crate) fn rdtsc() -> u64 {
 
 /// Writes an MSR that holds user or guest state and that the kernel itself does
 /// not depend on while IRQs are off: those of `vmx::host_state`.
+#[inline(always)]
 pub(crate) fn wrmsr(msr: u32, value: u64) {
     // SAFETY: The callers write `SWITCHED_MSRS` in a window, with values that
-    // were validated (guest) or read from the same MSR (host).
-    unsafe { shim::kvm_spp_wrmsr(msr, value) };
+    // were validated (guest) or read from the same MSR (host); a fault, which
+    // this excludes, resumes behind the instruction.
+    unsafe {
+        asm!(
+            "2: wrmsr",
+            "3:",
+            ".pushsection \"__ex_table\",\"a\"",
+            ".balign 4",
+            ".long 2b - .",
+            ".long 3b - .",
+            ".long 1",
+            ".popsection",
+            in("ecx") msr,
+            in("eax") value as u32,
+            in("edx") (value >> 32) as u32,
+            options(nostack),
+        )
+    };
 }
 
 /// The VMX capabilities, which all online CPUs must have alike: a vCPU's VMCS

@@ -109,31 +109,49 @@ impl Frames for Reserve {
 ///
 /// # Invariants
 ///
-/// Every [`Slot`] it is asked for lies in a table frame of a live `Space`:
-/// slots are only made by `ept::Tree` walks from a root that the same owner
-/// holds, and table frames are freed only when that owner is dropped.
-pub(crate) struct Tables;
+/// `base` is where the direct mapping shows physical address 0, and every
+/// [`Slot`] asked for lies in a table frame of a live `Space`: slots are only
+/// made by `ept::Tree` walks from a root that the same owner holds, and table
+/// frames are freed only when that owner is dropped.
+pub(crate) struct Tables {
+    base: *mut u8,
+}
+
+// SAFETY: The direct mapping is there for every thread.
+unsafe impl Send for Tables {}
 
 impl Tables {
+    /// The accessor for the table frames of one `Space`.
+    pub(crate) fn new() -> Self {
+        // INVARIANT: The direct mapping is linear from here on.
+        Self {
+            base: shim::kvm_spp_phys_to_virt(0).cast(),
+        }
+    }
+
+    #[inline(always)]
     fn word(&self, at: Slot) -> &Atomic<u64> {
-        let table = shim::kvm_spp_phys_to_virt(at.table().get()).cast::<u64>();
-        // SAFETY: A slot's index is below 512, so the sum stays in the table's 4096 bytes.
-        let word = unsafe { table.add(at.index()) };
-        // SAFETY: By the type invariant the word is in a live table frame, and
-        // all software access to it is atomic; the processor's is by nature.
+        let offset = at.table().get() as usize + at.index() * 8;
+        let word = self.base.wrapping_add(offset).cast::<u64>();
+        // SAFETY: By the type invariant this is a word of a live table frame (the
+        // index is below 512), and all software access to it is atomic; the
+        // processor's is by nature.
         unsafe { Atomic::from_ptr(word) }
     }
 }
 
 impl PhysMem for Tables {
+    #[inline(always)]
     fn load(&self, at: Slot) -> u64 {
         self.word(at).load(Acquire)
     }
 
+    #[inline(always)]
     fn store(&self, at: Slot, raw: u64) {
         self.word(at).store(raw, Release);
     }
 
+    #[inline(always)]
     fn compare_exchange(&self, at: Slot, old: u64, new: u64) -> Result<(), u64> {
         self.word(at).cmpxchg(old, new, Full).map(|_| ())
     }

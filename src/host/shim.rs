@@ -68,6 +68,7 @@ unsafe extern "C" {
     pub(crate) safe fn kvm_spp_irq_disable();
     pub(crate) safe fn kvm_spp_irq_enable();
     pub(crate) safe fn kvm_spp_cpu() -> c_uint;
+    pub(crate) safe fn kvm_spp_any_cpu() -> c_uint;
     pub(crate) safe fn kvm_spp_guest_work_pending() -> bool;
     pub(crate) safe fn kvm_spp_guest_work() -> c_int;
     pub(crate) safe fn kvm_spp_signal_pending() -> bool;
@@ -80,8 +81,6 @@ unsafe extern "C" {
     pub(crate) fn kvm_spp_host_restore(h: *const HostState);
     pub(crate) safe fn kvm_spp_read_cr2() -> u64;
     pub(crate) fn kvm_spp_write_cr2(value: u64);
-    pub(crate) fn kvm_spp_rdmsr(msr: u32) -> u64;
-    pub(crate) fn kvm_spp_wrmsr(msr: u32, value: u64);
     pub(crate) fn kvm_spp_rdmsr_safe(msr: u32, value: *mut u64) -> c_int;
     pub(crate) safe fn kvm_spp_machine_check();
     pub(crate) safe fn kvm_spp_host_dr7() -> u64;

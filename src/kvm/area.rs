@@ -7,6 +7,7 @@
 //! copies only: each field is read once, and nothing is believed twice.
 
 use crate::host::shim;
+use core::mem::size_of;
 use ioctl_api::run;
 use kernel::{
     mm::virt::VmaNew,
@@ -17,18 +18,48 @@ use kernel::{
 /// Pages in the area.
 const PAGES: usize = run::MMAP_SIZE / 4096;
 
+/// A number that `Area` copies in one access.
+///
+/// # Safety
+///
+/// Implemented for integers only: any bytes are a value.
+pub(crate) unsafe trait Word: Copy + Default {}
+// SAFETY: An integer.
+unsafe impl Word for u8 {}
+// SAFETY: An integer.
+unsafe impl Word for u16 {}
+// SAFETY: An integer.
+unsafe impl Word for u32 {}
+// SAFETY: An integer.
+unsafe impl Word for u64 {}
+
 /// The shared pages of one vCPU.
+///
+/// # Invariants
+///
+/// `bases` are the addresses of `pages` in the direct mapping.
 pub(crate) struct Area {
     pages: [Page; PAGES],
+    bases: [*mut u8; PAGES],
 }
+
+// SAFETY: The pages belong to no thread, and are shared with user space anyway.
+unsafe impl Send for Area {}
+// SAFETY: All access is by volatile copies, of which user space makes others at
+// the same time; no reference into the pages is ever made.
+unsafe impl Sync for Area {}
 
 impl Area {
     /// Allocates zeroed pages.
     pub(crate) fn new() -> Result<Self> {
         let page = || Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-        Ok(Self {
-            pages: [page()?, page()?, page()?],
-        })
+        let pages = [page()?, page()?, page()?];
+        let bases = pages.each_ref().map(|page| {
+            // SAFETY: The page is allocated and has an address (no high memory).
+            unsafe { shim::kvm_spp_page_address(page.as_ptr()) }.cast()
+        });
+        // INVARIANT: `bases` were taken from `pages`, which keep their addresses.
+        Ok(Self { pages, bases })
     }
 
     /// Maps the area, or its start, at `vma`. `EINVAL` for other ranges.
@@ -44,61 +75,58 @@ impl Area {
         Ok(())
     }
 
-    /// The address of `len` bytes at `offset`, which lie in one page.
+    /// The address of `len` bytes at `offset`, if they lie in one page.
+    #[inline]
     fn at(&self, offset: usize, len: usize) -> Option<*mut u8> {
-        let page = self.pages.get(offset / 4096)?;
+        let base = self.bases.get(offset / 4096)?;
         let start = offset % 4096;
-        if start.checked_add(len)? > 4096 {
+        if len > 4096 - start {
             return None;
         }
-        // SAFETY: The page is ours and has an address (no high memory).
-        let base = unsafe { shim::kvm_spp_page_address(page.as_ptr()) }.cast::<u8>();
         // SAFETY: `start` is below the page's 4096 bytes.
         Some(unsafe { base.add(start) })
     }
 
-    /// Reads one byte.
-    pub(crate) fn read_u8(&self, offset: usize) -> u8 {
-        self.at(offset, 1).map_or(0, |p| {
-            // SAFETY: `at` gave an address inside a live page; shared with user
-            // space, therefore volatile.
-            unsafe { p.read_volatile() }
-        })
-    }
-
-    /// Reads an aligned 64-bit word.
-    pub(crate) fn read_u64(&self, offset: usize) -> u64 {
-        self.at(offset, 8)
-            .filter(|p| p.cast::<u64>().is_aligned())
-            .map_or(0, |p| {
-                // SAFETY: As in `read_u8`, and aligned.
-                unsafe { p.cast::<u64>().read_volatile() }
-            })
-    }
-
-    /// Copies `out.len()` bytes from `offset`.
-    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
-        for (i, byte) in out.iter_mut().enumerate() {
-            *byte = self.read_u8(offset + i);
+    /// Reads the word at `offset`, which is a multiple of its size; else 0.
+    #[inline]
+    pub(crate) fn load<T: Word>(&self, offset: usize) -> T {
+        match self.at(offset, size_of::<T>()) {
+            Some(p) if offset % size_of::<T>() == 0 => {
+                // SAFETY: `at` gave an aligned address inside a live page, shared
+                // with user space and therefore volatile.
+                unsafe { p.cast::<T>().read_volatile() }
+            }
+            _ => T::default(),
         }
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Writes the word at `offset`, which is a multiple of its size.
+    #[inline]
+    pub(crate) fn store<T: Word>(&self, offset: usize, value: T) {
+        if let Some(p) = self.at(offset, size_of::<T>()) {
+            if offset % size_of::<T>() == 0 {
+                // SAFETY: As in `load`.
+                unsafe { p.cast::<T>().write_volatile(value) };
+            }
+        }
+    }
+
+    /// Copies `bytes` to `offset`, 8 at a time where they are aligned.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
-        let Some(start) = self.at(offset, bytes.len()) else {
-            return;
-        };
-        for (i, byte) in bytes.iter().enumerate() {
-            // SAFETY: `at` checked that the whole range lies in the page.
-            let p = unsafe { start.add(i) };
-            // SAFETY: As in `read_u8`.
-            unsafe { p.write_volatile(*byte) };
+        let (words, rest) = bytes.split_at(bytes.len() & !7);
+        for (i, word) in words.chunks_exact(8).enumerate() {
+            if let Ok(word) = word.try_into() {
+                self.store(offset + i * 8, u64::from_ne_bytes(word));
+            }
+        }
+        for (i, byte) in rest.iter().enumerate() {
+            self.store(offset + words.len() + i, *byte);
         }
     }
 
     /// Announces an exit: its reason and the payload that belongs to it.
     pub(crate) fn exit(&self, reason: u32, payload: &[u8]) {
-        self.write(run::EXIT_REASON, &reason.to_ne_bytes());
+        self.store(run::EXIT_REASON, reason);
         self.write(run::PAYLOAD, payload);
     }
 }

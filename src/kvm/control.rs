@@ -8,7 +8,8 @@
 use super::{
     entry::{
         Inside,
-        Leave, //
+        Leave,
+        Stop, //
     },
     exits::Step,
     vcpu::{
@@ -167,13 +168,13 @@ impl Inside<'_> {
                 self.guest.set_gpr(self.vmcs, gpr, cr8);
                 return self.skip(raw);
             }
-            CrAccess::From { .. } => return super::exits::unexpected(raw),
+            CrAccess::From { .. } => return Step::Leave(Leave::User(Stop::Unexpected)),
             CrAccess::To { cr: 8, gpr } => return self.write_cr8(raw, gpr),
             CrAccess::To { cr: 0, gpr } => old.set_cr0(self.cr_operand(gpr, cs_l), cs_l),
             CrAccess::To { cr: 4, gpr } => {
                 old.set_cr4(self.cr_operand(gpr, cs_l), &self.guest.features)
             }
-            CrAccess::To { .. } => return super::exits::unexpected(raw),
+            CrAccess::To { .. } => return Step::Leave(Leave::User(Stop::Unexpected)),
             CrAccess::Clts => Ok(Written {
                 control: old.clts(),
                 load_pdptes: false,
@@ -183,8 +184,8 @@ impl Inside<'_> {
         match written {
             Err(GeneralProtection) => self.fault(Exception::GP),
             Ok(written) if written.load_pdptes => {
-                let len = raw.instruction_len().unwrap_or(0);
-                Step::Leave(Leave::LoadPdptes(written.control, len))
+                self.guest.new_control = written.control;
+                Step::Leave(Leave::LoadPdptes)
             }
             Ok(written) => {
                 self.guest
@@ -213,7 +214,7 @@ impl Inside<'_> {
         let fell = new < self.guest.cr8;
         self.guest.cr8 = new;
         match fell {
-            true => self.skip_then(raw, super::exits::user(super::run::UserExit::SetTpr)),
+            true => self.skip_and(raw, Stop::SetTpr),
             false => self.skip(raw),
         }
     }
@@ -223,14 +224,16 @@ impl State {
     /// Finishes a MOV to CR0 or CR4 that switches PAE paging on: the processor
     /// holds the four PDPTEs in registers, which are loaded from guest memory now
     /// (SDM 3A 4.4.1). #GP where they have reserved bits set.
-    pub(crate) fn load_pdptes(&mut self, vm: &Vm, control: &Control, len: u8) -> Result {
+    pub(crate) fn load_pdptes(&mut self, vm: &Vm) -> Result {
+        let control = self.guest.new_control;
         match self.read_pdptes(vm, control.cr3) {
             Some(pdptes) => {
                 self.with_vmcs(&vm.vmx, |vmcs, guest| {
-                    guest.set_control(vmcs, &vm.vmx.caps, control);
+                    guest.set_control(vmcs, &vm.vmx.caps, &control);
                     write_pdptes(vmcs, &pdptes);
                 })?;
-                self.guest.skip(u64::from(len));
+                let len = self.guest.exit.instruction_len();
+                self.guest.skip(u64::from(len.unwrap_or(0)));
             }
             None => self.guest.events.raise(Exception::GP),
         }

@@ -20,12 +20,12 @@
 //! exit at once, so staying inside delays nobody.
 
 use super::{
+    area::Area,
     exits,
     exits::Step,
-    run::UserExit,
     vcpu::{
         Guest,
-        Vcpu, //
+        State, //
     },
     vm::Vm, //
 };
@@ -47,16 +47,13 @@ use ioctl_api::run;
 use kernel::prelude::*;
 use vmcore::{
     cap,
-    cr::Control,
     event::{
         Interruptibility,
         NmiBlocking, //
     },
     exit::{
         reason,
-        IoExit,
-        RawExit,
-        Violation, //
+        RawExit, //
     },
     field::{
         self,
@@ -65,21 +62,31 @@ use vmcore::{
     step, //
 };
 
-/// Why the window was closed.
+/// Why the window was closed. What the exit left is in `Guest::exit`; this stays
+/// small, for it is handed up at every exit.
 pub(crate) enum Leave {
     /// The host wants the CPU: an interrupt, a signal, another task.
     Host,
-    /// A machine check hit while the guest ran.
-    MachineCheck,
     /// A guest access that EPT stopped.
-    Violation(Violation, RawExit),
-    /// PAE paging goes on with these control registers; the length of the
-    /// instruction that does it.
-    LoadPdptes(Control, u8),
-    /// IN or OUT, and its length.
-    Io(IoExit, u8),
-    /// The rest goes to user space as it is.
-    User(UserExit),
+    Violation,
+    /// PAE paging goes on with the control registers in `Guest::new_control`.
+    LoadPdptes,
+    /// IN or OUT.
+    Io,
+    /// To user space.
+    User(Stop),
+}
+
+/// Exits to user space that need nothing more from the kernel.
+pub(crate) enum Stop {
+    Hlt,
+    InterruptWindow,
+    SetTpr,
+    Shutdown,
+    /// VM entry failed: hardware's exit reason, or the VM-instruction error.
+    FailEntry(u64),
+    /// An exit that this module does not expect.
+    Unexpected,
 }
 
 /// The VMCS and registers of a window, for the exits that are finished inside.
@@ -92,8 +99,8 @@ pub(crate) struct Inside<'a> {
 }
 
 /// Runs the guest until something needs IRQs on.
-pub(crate) fn enter(vm: &Vm, vcpu: &Vcpu, state: &mut super::vcpu::State) -> Result<Leave> {
-    let window_wanted = vcpu.area.read_u8(run::REQUEST_INTERRUPT_WINDOW) != 0;
+pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
+    let window_wanted = area.load::<u8>(run::REQUEST_INTERRUPT_WINDOW) != 0;
     let (region, guest, fpu) = state.parts();
     let mut window = Window::open(&vm.vmx)?;
     if shim::kvm_spp_guest_work_pending() {
@@ -154,46 +161,20 @@ impl Inside<'_> {
             self.inject();
             if !self.vmcs.run(&mut self.guest.gprs) {
                 let code = u64::from(self.vmcs.read(field::VM_INSTRUCTION_ERROR));
-                return Leave::User(UserExit::FailEntry(code));
+                return Leave::User(Stop::FailEntry(code));
             }
-            let raw = self.capture();
-            self.take_back_event(&raw);
+            let raw = capture(self.vmcs);
+            if raw.event_delivery() || raw.iret_unblocked_nmi() {
+                self.take_back_event(&raw);
+            }
             match exits::step(self, loans, &raw) {
                 Step::Resume => {}
-                Step::Leave(leave) => return leave,
+                Step::Leave(leave) => {
+                    self.guest.exit = raw;
+                    return leave;
+                }
             }
         }
-    }
-
-    /// What the exit left in the VMCS; fields that this exit does not define are 0.
-    fn capture(&self) -> RawExit {
-        let vmcs = self.vmcs;
-        let mut raw = RawExit {
-            reason: vmcs.read(field::VM_EXIT_REASON),
-            idt_info: vmcs.read(field::IDT_VECTORING_INFO),
-            ..RawExit::default()
-        };
-        if raw.idt_info & (1 << 31) != 0 {
-            raw.idt_error = vmcs.read(field::IDT_VECTORING_ERROR_CODE);
-        }
-        if raw.basic() == reason::EXTERNAL_INTERRUPT {
-            return raw;
-        }
-        raw.insn_len = vmcs.read(field::VM_EXIT_INSTRUCTION_LEN);
-        match raw.basic() {
-            reason::CPUID | reason::HLT | reason::RDMSR | reason::WRMSR => return raw,
-            reason::EXCEPTION_OR_NMI => {
-                raw.intr_info = vmcs.read(field::VM_EXIT_INTR_INFO);
-                raw.intr_error = vmcs.read(field::VM_EXIT_INTR_ERROR_CODE);
-            }
-            reason::EPT_VIOLATION | reason::EPT_MISCONFIG | reason::SPP => {
-                raw.gpa = vmcs.read(field::GUEST_PHYSICAL_ADDRESS);
-                raw.gla = vmcs.read(field::GUEST_LINEAR_ADDRESS);
-            }
-            _ => {}
-        }
-        raw.qualification = vmcs.read(field::EXIT_QUALIFICATION);
-        raw
     }
 
     /// An event that was being delivered when the exit came must be delivered
@@ -232,7 +213,7 @@ impl Inside<'_> {
         self.request_windows(windows.interrupt, windows.nmi);
     }
 
-    fn interruptibility(&self) -> Interruptibility {
+    pub(crate) fn interruptibility(&self) -> Interruptibility {
         Interruptibility::new(
             self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
             self.vmcs.read(field::GUEST_RFLAGS),
@@ -246,11 +227,43 @@ impl Inside<'_> {
         self.guest.events.ready_for_interrupt(&state)
     }
 
-    fn request_windows(&mut self, interrupt: bool, nmi: bool) {
-        let controls = cap::with_windows(self.vm.vmx.caps.proc(), interrupt, nmi);
+    pub(crate) fn request_windows(&mut self, interrupt: bool, nmi: bool) {
+        let controls = cap::with_windows(self.guest.proc, interrupt, nmi);
         self.vmcs.write(field::CPU_BASED_VM_EXEC_CONTROL, controls);
         self.guest.windows_open = interrupt || nmi;
     }
+}
+
+/// What the exit left in the VMCS; fields that this exit does not define are 0.
+#[inline]
+fn capture(vmcs: &Current<'_>) -> RawExit {
+    let mut raw = RawExit {
+        reason: vmcs.read(field::VM_EXIT_REASON),
+        idt_info: vmcs.read(field::IDT_VECTORING_INFO),
+        insn_len: vmcs.read(field::VM_EXIT_INSTRUCTION_LEN),
+        ..RawExit::default()
+    };
+    if raw.event_delivery() {
+        raw.idt_error = vmcs.read(field::IDT_VECTORING_ERROR_CODE);
+    }
+    match raw.basic() {
+        reason::EXTERNAL_INTERRUPT
+        | reason::CPUID
+        | reason::HLT
+        | reason::RDMSR
+        | reason::WRMSR => return raw,
+        reason::EXCEPTION_OR_NMI => {
+            raw.intr_info = vmcs.read(field::VM_EXIT_INTR_INFO);
+            raw.intr_error = vmcs.read(field::VM_EXIT_INTR_ERROR_CODE);
+        }
+        reason::EPT_VIOLATION | reason::EPT_MISCONFIG | reason::SPP => {
+            raw.gpa = vmcs.read(field::GUEST_PHYSICAL_ADDRESS);
+            raw.gla = vmcs.read(field::GUEST_LINEAR_ADDRESS);
+        }
+        _ => {}
+    }
+    raw.qualification = vmcs.read(field::EXIT_QUALIFICATION);
+    raw
 }
 
 impl Guest {

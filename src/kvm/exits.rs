@@ -8,13 +8,13 @@ use super::{
     entry::{
         Inside,
         Leave,
-        Loans, //
-    },
-    run::UserExit, //
+        Loans,
+        Stop, //
+    }, //
 };
 use crate::host::shim;
-use ioctl_api::run;
 use vmcore::{
+    cap,
     cpuid,
     event::{
         Exception,
@@ -46,43 +46,41 @@ pub(crate) enum Step {
     Leave(Leave),
 }
 
-pub(crate) fn user(exit: UserExit) -> Step {
-    Step::Leave(Leave::User(exit))
+fn leave(stop: Stop) -> Step {
+    Step::Leave(Leave::User(stop))
 }
 
 /// Finishes an exit, or says who must.
+#[inline]
 pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
     match Exit::decode(raw) {
         Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer => Step::Leave(Leave::Host),
-        Exit::EptViolation(violation) => Step::Leave(Leave::Violation(violation, *raw)),
+        Exit::EptViolation(_) => Step::Leave(Leave::Violation),
         Exit::Cpuid => inside.cpuid(raw),
-        Exit::Hlt => inside.skip_then(raw, user(UserExit::Hlt)),
-        Exit::Io(io) => match raw.instruction_len() {
-            Some(len) => Step::Leave(Leave::Io(io, len)),
-            None => unexpected(raw),
-        },
+        Exit::Hlt => inside.skip_and(raw, Stop::Hlt),
+        Exit::Io(_) => Step::Leave(Leave::Io),
         Exit::RdMsr => inside.rdmsr(loans, raw),
         Exit::WrMsr => inside.wrmsr(loans, raw),
         Exit::Cr(access) => inside.control_register(raw, access),
+        Exit::Dr(_) => inside.first_debug_register(loans),
         Exit::Xsetbv => inside.xsetbv(loans, raw),
         // Caches of WB memory stay coherent without them; KVM skips them too
         // where no device is passed through.
         Exit::Invd | Exit::Wbinvd | Exit::Mwait | Exit::Monitor => inside.skip(raw),
         Exit::InterruptWindow if inside.window_wanted && inside.ready_for_interrupt() => {
-            user(UserExit::InterruptWindow)
+            leave(Stop::InterruptWindow)
         }
         Exit::InterruptWindow | Exit::NmiWindow => Step::Resume,
         Exit::ExceptionOrNmi(event) => inside.exception(loans, raw, event),
-        Exit::TripleFault => user(UserExit::Shutdown),
+        Exit::TripleFault => leave(Stop::Shutdown),
         Exit::Vmcall => inside.hypercall(raw),
         Exit::Undefined => inside.fault(Exception::UD),
         Exit::Rdpmc => inside.fault(Exception::GP),
-        Exit::EntryFailure(failure) => user(entry_failure(raw, failure)),
+        Exit::EntryFailure(failure) => entry_failure(raw, failure),
         Exit::SppMiss(_) | Exit::SppMisconfig(_) | Exit::EptMisconfig(_) => broken_tables(raw),
         Exit::Init
         | Exit::Sipi
         | Exit::TaskSwitch
-        | Exit::Dr(_)
         | Exit::Invlpg(_)
         | Exit::Rdtsc
         | Exit::Rdtscp
@@ -90,22 +88,8 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         | Exit::Mtf
         | Exit::GdtrIdtr
         | Exit::LdtrTr
-        | Exit::Other(_) => unexpected(raw),
+        | Exit::Other(_) => leave(Stop::Unexpected),
     }
-}
-
-fn internal(suberror: u32, raw: &RawExit) -> Step {
-    let data = [
-        u64::from(raw.reason),
-        raw.qualification,
-        raw.gpa,
-        u64::from(raw.intr_info),
-    ];
-    user(UserExit::Internal { suberror, data })
-}
-
-pub(crate) fn unexpected(raw: &RawExit) -> Step {
-    internal(run::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON, raw)
 }
 
 /// The SPPT is complete for every armed leaf before the leaf is armed, and no
@@ -117,26 +101,40 @@ fn broken_tables(raw: &RawExit) -> Step {
         raw.gpa,
         raw.qualification
     );
-    unexpected(raw)
+    leave(Stop::Unexpected)
 }
 
-fn entry_failure(raw: &RawExit, failure: EntryFailure) -> UserExit {
+fn entry_failure(raw: &RawExit, failure: EntryFailure) -> Step {
     match failure {
         EntryFailure::GuestState(_) | EntryFailure::MsrLoading(_) | EntryFailure::Other(_) => {}
         EntryFailure::MachineCheck => shim::kvm_spp_machine_check(),
     }
-    UserExit::FailEntry(u64::from(raw.reason))
+    leave(Stop::FailEntry(u64::from(raw.reason)))
 }
 
 impl Inside<'_> {
-    /// Moves RIP past the instruction that exited (SDM 3C 28.2.5 gives its length).
+    /// Moves RIP past the instruction that exited, and goes on.
+    #[inline]
     pub(crate) fn skip(&mut self, raw: &RawExit) -> Step {
-        self.skip_then(raw, Step::Resume)
+        match self.advance(raw) {
+            true => Step::Resume,
+            false => leave(Stop::Unexpected),
+        }
     }
 
-    pub(crate) fn skip_then(&mut self, raw: &RawExit, then: Step) -> Step {
+    /// Moves RIP past the instruction that exited, and stops.
+    pub(crate) fn skip_and(&mut self, raw: &RawExit, stop: Stop) -> Step {
+        match self.advance(raw) {
+            true => leave(stop),
+            false => leave(Stop::Unexpected),
+        }
+    }
+
+    /// Finishes the instruction that exited. False where the processor does not
+    /// tell its length (SDM 3C 28.2.5).
+    fn advance(&mut self, raw: &RawExit) -> bool {
         let Some(len) = raw.instruction_len() else {
-            return unexpected(raw);
+            return false;
         };
         let (rip, rflags, blocking) = (
             self.vmcs.read(field::GUEST_RIP),
@@ -156,7 +154,7 @@ impl Inside<'_> {
         if done.single_step {
             self.pend_single_step();
         }
-        then
+        true
     }
 
     fn pend_single_step(&self) {
@@ -180,7 +178,7 @@ impl Inside<'_> {
     pub(crate) fn fault(&mut self, exception: Exception) -> Step {
         self.guest.events.raise(exception);
         match self.guest.events.triple_fault() {
-            true => user(UserExit::Shutdown),
+            true => leave(Stop::Shutdown),
             false => Step::Resume,
         }
     }
@@ -200,6 +198,19 @@ impl Inside<'_> {
         self.guest.gprs[1] = ecx;
         self.guest.gprs[2] = edx;
         self.skip(raw)
+    }
+
+    /// The guest begins to use debug registers: from now on they are switched,
+    /// and its accesses do not exit.
+    fn first_debug_register(&mut self, loans: &mut Loans<'_>) -> Step {
+        loans.debug.load();
+        self.guest.proc = cap::with_mov_dr_exiting(self.guest.proc, false);
+        let windows = self
+            .guest
+            .events
+            .windows(&self.interruptibility(), self.window_wanted);
+        self.request_windows(windows.interrupt, windows.nmi);
+        Step::Resume
     }
 
     /// XSETBV: any XCR0 that CPUID offers, the host has, and the rules of SDM 1
@@ -252,7 +263,10 @@ impl Inside<'_> {
         match event {
             // The host's handler ran right after the exit.
             ExceptionOrNmi::Nmi => Step::Resume,
-            ExceptionOrNmi::MachineCheck => Step::Leave(Leave::MachineCheck),
+            ExceptionOrNmi::MachineCheck => {
+                shim::kvm_spp_machine_check();
+                Step::Leave(Leave::Host)
+            }
             ExceptionOrNmi::Debug { conditions, icebp } => {
                 self.debug(loans, raw, conditions, icebp)
             }

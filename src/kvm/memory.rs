@@ -28,10 +28,7 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use spp::{
-    Mask,
-    Space, //
-};
+use spp::Space;
 use vmcore::slots::{
     self,
     Change,
@@ -49,6 +46,7 @@ pub(crate) struct SlotTable {
 /// What `Vm::mmu` protects.
 pub(crate) struct Mmu {
     pub(crate) space: Space,
+    pub(crate) tables: Tables,
     slots: Arc<SlotTable>,
     /// Invalidations that have begun and not ended, and a count of those that ended.
     invalidating: u32,
@@ -66,6 +64,7 @@ impl Mmu {
         Ok(Self {
             slots: Arc::new(empty, GFP_KERNEL_ACCOUNT)?,
             space: Space::new(Frame::new()?.into_hpa()),
+            tables: Tables::new(),
             invalidating: 0,
             sequence: 0,
             range: (0, 0),
@@ -90,7 +89,7 @@ impl Drop for Mmu {
     fn drop(&mut self) {
         // The walk hands out children before their parents, so that no freed
         // table is walked.
-        self.space.for_each_table(&Tables, |hpa| {
+        self.space.for_each_table(&self.tables, |hpa| {
             // SAFETY: The VM has no vCPU any more, and every CPU that ran it
             // invalidates before it runs another VM with the same root. Each
             // table is visited once.
@@ -122,7 +121,7 @@ impl Vm {
         let table = Self::replaced(&old.slots, gone, added)?;
         let mut mmu = self.mmu.lock();
         mmu.slots = table;
-        let stale = gone.and_then(|slot| mmu.space.zap(&Tables, slot.base, slot.pages));
+        let stale = gone.and_then(|slot| mmu.space.zap(&mmu.tables, slot.base, slot.pages));
         self.tlb.flush(&mmu, stale);
         Ok(())
     }
@@ -194,12 +193,14 @@ impl Vm {
             return None;
         }
         let host = self.host_level(hva);
-        let allowed = mmu.space.max_level(&Tables, gfn);
+        let allowed = mmu.space.max_level(&mmu.tables, gfn);
         let level = slot.leaf_level(gfn, host.min(allowed).min(self.max_leaf));
         let inside = page.hpa().get() & (level.pages() * ept::PAGE_SIZE - 1);
         let hpa = Hpa::new(page.hpa().get() - inside);
         let writable = page.writable() && !slot.readonly();
-        let mapped = mmu.space.map(&Tables, reserve, gfn, level, hpa, writable);
+        let mapped = mmu
+            .space
+            .map(&mmu.tables, reserve, gfn, level, hpa, writable);
         Some(mapped.map(|mapped| self.tlb.flush(&mmu, mapped.stale)))
     }
 
@@ -228,7 +229,7 @@ impl Vm {
         let mut stale = None;
         for slot in slots.slots.iter() {
             if let Some((gfn, pages)) = slot.gfns_of(start, end) {
-                stale = spp::Stale::merge(stale, mmu.space.zap(&Tables, gfn, pages));
+                stale = spp::Stale::merge(stale, mmu.space.zap(&mmu.tables, gfn, pages));
             }
         }
         self.tlb.flush(&mmu, stale);
@@ -244,10 +245,5 @@ impl Vm {
     /// The process is gone: nothing may be mapped or run any more.
     pub(crate) fn mm_gone(&self) {
         self.invalidate_start(0, u64::MAX);
-    }
-
-    /// The sub-page map of a guest frame.
-    pub(crate) fn mask(&self, gfn: Gfn) -> Mask {
-        self.mmu.lock().space.mask(&Tables, gfn)
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Register state in the structures of the ABI (KVM api.rst 4.11-4.14, 4.22,
-//! 4.31-4.35, 4.42-4.45).
+//! 4.31-4.34, 4.42-4.45).
 
 use super::{
     control::{
@@ -41,12 +41,7 @@ use ioctl_api::{
         Xcr,
         Xcrs, //
     },
-    vcpu::{
-        MpState,
-        VcpuEvents,
-        KVM_MP_STATE_HALTED,
-        KVM_MP_STATE_RUNNABLE, //
-    }, //
+    vcpu::VcpuEvents, //
 };
 use kernel::prelude::*;
 use vmcore::{
@@ -252,18 +247,6 @@ impl Guest {
         }
     }
 
-    /// KVM_SET_MP_STATE. Without an in-kernel interrupt controller a vCPU is
-    /// runnable; "halted" is remembered and ends with the next KVM_RUN.
-    pub(crate) fn set_mp_state(&mut self, new: &MpState) -> Result {
-        match new.mp_state {
-            KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED => {
-                self.mp_state = new.mp_state;
-                Ok(())
-            }
-            _ => Err(EINVAL),
-        }
-    }
-
     /// KVM_GET_VCPU_EVENTS.
     pub(crate) fn vcpu_events(&self) -> VcpuEvents {
         let now = Interruptibility::new(self.interruptibility, self.rflags, 1);
@@ -299,6 +282,8 @@ impl Guest {
         if new.flags != 0 || new.dr6 >> 32 != 0 || new.dr7 >> 32 != 0 {
             return Err(EINVAL);
         }
+        // User space that sets breakpoints has a guest that uses them.
+        self.debug.in_use |= new.dr7 & 0xff != 0;
         self.debug.db = new.db;
         self.debug.dr6 = new.dr6 | 0xffff_0ff0;
         vmcs.write(field::GUEST_DR7, new.dr7 | sregs::RESET_DR7);

@@ -16,237 +16,140 @@ use super::{
     area::Area,
     entry::{
         self,
-        Leave, //
+        Leave,
+        Stop, //
+    },
+    report::{
+        self,
+        UserExit, //
     },
     vcpu::{
+        Guest,
         Pending,
         State,
         Vcpu, //
     },
+    violation,
     vm::Vm, //
 };
 use crate::host::shim;
-use ioctl_api::{
-    run::{
-        self,
-        EmulationFailure,
-        FailEntry,
-        InternalError, //
-    },
-    subpage::{
-        SppExit,
-        KVM_EXIT_SPP, //
-    },
-    vcpu::KVM_MP_STATE_RUNNABLE, //
-};
+use ioctl_api::run;
 use kernel::prelude::*;
-use vmcore::exit::IoExit;
-use zerocopy::IntoBytes;
+use vmcore::{
+    exit::{
+        Exit,
+        IoExit, //
+    },
+    step, //
+};
 
-/// Why KVM_RUN returns 0.
-pub(crate) enum UserExit {
-    Hlt,
-    Io {
-        io: IoExit,
-        count: u32,
-    },
-    InterruptWindow,
-    SetTpr,
-    Shutdown,
-    /// Hardware's reason, or the VM-instruction error.
-    FailEntry(u64),
-    /// An instruction that we would have to emulate and cannot.
-    Emulation {
-        insn: [u8; 15],
-        len: u8,
-    },
-    /// The suberror and what describes it.
-    Internal {
-        suberror: u32,
-        data: [u64; 4],
-    },
-    Spp(SppExit),
-}
-
-/// KVM_RUN. `EINTR`: a signal is pending, or immediate_exit is set.
+/// KVM_RUN. `EINTR`: a signal is pending, or immediate_exit is set; `EINVAL`:
+/// bad fields in kvm_run; else what a page look-up says.
 pub(crate) fn run(vm: &Vm, vcpu: &Vcpu) -> Result<isize> {
     let mut state = vcpu.state.lock();
-    if let Some(mask) = state.guest.signal_mask {
-        // SAFETY: The pointer is to a local.
-        unsafe { shim::kvm_spp_sigmask_begin(&mask) };
+    let mask = state.guest.signal_mask;
+    if let Some(mask) = &mask {
+        // SAFETY: The pointer is to a signal set of 8 bytes.
+        unsafe { shim::kvm_spp_sigmask_begin(mask) };
     }
-    let result = run_locked(vm, vcpu, &mut state);
-    if state.guest.signal_mask.is_some() {
+    let result = run_locked(vm, &vcpu.area, &mut state);
+    if mask.is_some() {
         shim::kvm_spp_sigmask_end();
     }
-    publish(vcpu, &state);
-    match result? {
-        None => Err(EINTR),
-        Some(exit) => {
-            report(&vcpu.area, &exit);
+    report::publish(&vcpu.area, &state.guest);
+    match result {
+        Ok(exit) => {
+            report::report(&vcpu.area, &exit, &state.guest.exit);
             Ok(0)
         }
+        Err(err) => Err(err),
     }
 }
 
-/// `None`: interrupted before the guest did anything that user space must see.
-fn run_locked(vm: &Vm, vcpu: &Vcpu, state: &mut State) -> Result<Option<UserExit>> {
-    let cr8 = vcpu.area.read_u64(run::CR8);
+fn run_locked(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
+    // KVM_CAP_SYNC_REGS is not offered, so no register set is known.
+    if area.load::<u64>(run::VALID_REGS) | area.load::<u64>(run::DIRTY_REGS) != 0 {
+        return Err(EINVAL);
+    }
+    let cr8 = area.load::<u64>(run::CR8);
     if cr8 > 15 {
         return Err(EINVAL);
     }
     state.guest.cr8 = cr8;
-    complete(&vcpu.area, state);
-    if vcpu.area.read_u8(run::IMMEDIATE_EXIT) != 0 {
-        return Ok(None);
-    }
-    if state.guest.mp_state != KVM_MP_STATE_RUNNABLE {
-        state.guest.mp_state = KVM_MP_STATE_RUNNABLE;
+    complete(area, &mut state.guest);
+    if area.load::<u8>(run::IMMEDIATE_EXIT) != 0 {
+        return Err(EINTR);
     }
     state.guest.ran = true;
+    let result = run_loop(vm, area, state);
+    if matches!(&result, Err(err) if *err == EINTR) {
+        report::interrupted(area);
+    }
+    result
+}
+
+fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
     loop {
-        if shim::kvm_spp_guest_work_pending() {
-            if shim::kvm_spp_signal_pending() || shim::kvm_spp_guest_work() != 0 {
-                interrupted(&vcpu.area);
-                return Ok(None);
-            }
+        if shim::kvm_spp_guest_work_pending()
+            && (shim::kvm_spp_signal_pending() || shim::kvm_spp_guest_work() != 0)
+        {
+            return Err(EINTR);
         }
-        match entry::enter(vm, vcpu, state)? {
-            Leave::Host => {}
-            Leave::LoadPdptes(control, len) => state.load_pdptes(vm, &control, len)?,
-            Leave::MachineCheck => shim::kvm_spp_machine_check(),
-            Leave::Violation(violation, raw) => {
-                match super::violation::resolve(vm, state, &violation, &raw) {
-                    Ok(None) => {}
-                    Ok(Some(exit)) => return Ok(Some(exit)),
-                    Err(err) if err == EINTR => {
-                        interrupted(&vcpu.area);
-                        return Ok(None);
-                    }
-                    Err(err) => return Err(err),
-                }
+        let exit = match entry::enter(vm, area, state)? {
+            Leave::Host => None,
+            Leave::LoadPdptes => {
+                state.load_pdptes(vm)?;
+                None
             }
-            Leave::Io(io, len) => return begin_io(vm, vcpu, state, io, len).map(Some),
-            Leave::User(exit) => return Ok(Some(exit)),
+            Leave::Violation | Leave::Io => slow_exit(vm, area, state)?,
+            Leave::User(stop) => Some(UserExit::Stop(stop)),
+        };
+        if let Some(exit) = exit {
+            return Ok(exit);
         }
     }
 }
 
-fn interrupted(area: &Area) {
-    area.write(run::EXIT_REASON, &run::KVM_EXIT_INTR.to_ne_bytes());
+/// An exit that needs IRQs on: guest memory, or user space's devices.
+fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+    match Exit::decode(&state.guest.exit) {
+        Exit::EptViolation(violation) => violation::resolve(vm, state, &violation),
+        Exit::Io(io) if io.string => violation::emulation_failure(vm, state).map(Some),
+        Exit::Io(io) => Ok(Some(begin_io(area, &mut state.guest, io))),
+        _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
+    }
 }
 
 /// Starts an IN or OUT: user space does it, the next KVM_RUN completes it.
-fn begin_io(vm: &Vm, vcpu: &Vcpu, state: &mut State, io: IoExit, len: u8) -> Result<UserExit> {
-    if io.string {
-        return super::violation::emulation_failure(vm, state);
+fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
+    let Some(len) = guest.exit.instruction_len() else {
+        return UserExit::Stop(Stop::Unexpected);
+    };
+    if !io.input {
+        let [rax, ..] = guest.gprs;
+        area.store(run::PIO_DATA, rax);
     }
-    let linear_rip = state.guest.linear_rip();
-    let len = u64::from(len);
-    state.guest.pending = Some(if io.input {
-        let size = io.size;
-        Pending::In {
-            linear_rip,
-            len,
-            size,
-        }
-    } else {
-        let data = state.guest.gprs[0].to_le_bytes();
-        let data = data.get(..usize::from(io.size)).unwrap_or(&data);
-        vcpu.area.write(run::PIO_DATA, data);
-        Pending::Out { linear_rip, len }
+    guest.pending = Some(Pending {
+        linear_rip: guest.linear_rip(),
+        len,
+        input: io.input.then_some(io.size),
     });
-    Ok(UserExit::Io { io, count: 1 })
+    UserExit::Io(io)
 }
 
 /// Completes what the last exit left: unless user space has moved RIP, which
 /// says that it has dealt with the instruction itself.
-fn complete(area: &Area, state: &mut State) {
-    let (linear_rip, len) = match state.guest.pending {
-        None => return,
-        Some(
-            Pending::Out { linear_rip, len }
-            | Pending::In {
-                linear_rip, len, ..
-            },
-        ) => (linear_rip, len),
+fn complete(area: &Area, guest: &mut Guest) {
+    let Some(pending) = guest.pending.take() else {
+        return;
     };
-    let pending = state.guest.pending.take();
-    if state.guest.linear_rip() != linear_rip {
+    if guest.linear_rip() != pending.linear_rip {
         return;
     }
-    if let Some(Pending::In { size, .. }) = pending {
-        let mut data = [0; 4];
-        if let Some(data) = data.get_mut(..usize::from(size)) {
-            area.read(run::PIO_DATA, data);
-        }
-        state.guest.gprs[0] =
-            vmcore::step::merge_in(state.guest.gprs[0], u32::from_le_bytes(data), size);
+    if let Some(size) = pending.input {
+        let data = area.load::<u32>(run::PIO_DATA);
+        let [rax, ..] = &mut guest.gprs;
+        *rax = step::merge_in(*rax, data, size);
     }
-    state.guest.skip(len);
-}
-
-/// What every return from KVM_RUN writes, whatever its reason.
-fn publish(vcpu: &Vcpu, state: &State) {
-    let guest = &state.guest;
-    let now = vmcore::event::Interruptibility::new(guest.interruptibility, guest.rflags, 1);
-    let ready = guest.events.ready_for_interrupt(&now);
-    let area = &vcpu.area;
-    area.write(run::READY_FOR_INTERRUPT_INJECTION, &[u8::from(ready)]);
-    area.write(run::IF_FLAG, &[u8::from(now.if_flag)]);
-    area.write(run::FLAGS, &0u16.to_ne_bytes());
-    area.write(run::CR8, &guest.cr8.to_ne_bytes());
-    area.write(run::APIC_BASE, &guest.apic_base().to_ne_bytes());
-}
-
-/// Writes the exit reason and its payload to kvm_run.
-fn report(area: &Area, exit: &UserExit) {
-    match exit {
-        UserExit::Hlt => area.exit(run::KVM_EXIT_HLT, &[]),
-        UserExit::InterruptWindow => area.exit(run::KVM_EXIT_IRQ_WINDOW_OPEN, &[]),
-        UserExit::SetTpr => area.exit(run::KVM_EXIT_SET_TPR, &[]),
-        UserExit::Shutdown => area.exit(run::KVM_EXIT_SHUTDOWN, &[]),
-        UserExit::Io { io, count } => {
-            let payload = run::IoExit {
-                direction: match io.input {
-                    true => run::KVM_EXIT_IO_IN,
-                    false => run::KVM_EXIT_IO_OUT,
-                },
-                size: io.size,
-                port: io.port,
-                count: *count,
-                data_offset: run::PIO_DATA as u64,
-            };
-            area.exit(run::KVM_EXIT_IO, payload.as_bytes());
-        }
-        UserExit::FailEntry(reason) => {
-            let payload = FailEntry {
-                hardware_entry_failure_reason: *reason,
-                ..FailEntry::default()
-            };
-            area.exit(run::KVM_EXIT_FAIL_ENTRY, payload.as_bytes());
-        }
-        UserExit::Emulation { insn, len } => {
-            let payload = EmulationFailure {
-                suberror: run::KVM_INTERNAL_ERROR_EMULATION,
-                ndata: 3,
-                flags: run::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-                insn_size: *len,
-                insn_bytes: *insn,
-            };
-            area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
-        }
-        UserExit::Internal { suberror, data } => {
-            let mut payload = InternalError {
-                suberror: *suberror,
-                ndata: data.len() as u32,
-                ..InternalError::default()
-            };
-            for (to, from) in payload.data.iter_mut().zip(data) {
-                *to = *from;
-            }
-            area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
-        }
-        UserExit::Spp(payload) => area.exit(KVM_EXIT_SPP, payload.as_bytes()),
-    }
+    guest.skip(u64::from(pending.len));
 }

@@ -43,7 +43,7 @@ pub(crate) fn controls(
     msr_bitmap: Hpa,
 ) {
     vmcs.write(field::PIN_BASED_VM_EXEC_CONTROL, caps.pin());
-    vmcs.write(field::CPU_BASED_VM_EXEC_CONTROL, caps.proc());
+    vmcs.write(field::CPU_BASED_VM_EXEC_CONTROL, guest.proc);
     vmcs.write(field::SECONDARY_VM_EXEC_CONTROL, caps.proc2(sppt.is_some()));
     vmcs.write(field::VM_EXIT_CONTROLS, caps.exit());
     vmcs.write(field::VM_ENTRY_CONTROLS, caps.entry(false));

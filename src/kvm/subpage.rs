@@ -7,10 +7,7 @@
 
 use super::vm::Vm;
 use crate::host::{
-    frame::{
-        Reserve,
-        Tables, //
-    },
+    frame::Reserve,
     shim,
     user, //
 };
@@ -29,24 +26,24 @@ impl Vm {
         let (start, pages) = self.range(request)?;
         let maps = user::read_array::<u32>(request.maps as usize, pages as usize)?;
         let mut reserve = Reserve::default();
-        let mut frames = spp::frames_for_masks(pages) as usize;
+        // Most calls find their tables there, so frames are taken only on demand.
+        let mut frames = 0;
         loop {
             reserve.fill(frames)?;
             let mmu = self.mmu.lock();
             if mmu
                 .space
-                .reserve_masks(&Tables, &mut reserve, start, pages)
+                .reserve_masks(&mmu.tables, &mut reserve, start, pages)
                 .is_err()
             {
-                // More tables were missing than the bound says; ask for more.
-                frames = frames.saturating_add(1);
+                frames = spp::frames_for_masks(pages) as usize;
                 continue;
             }
             let map = |i: u64| {
                 maps.get(i as usize)
                     .map_or(Mask::ALL, |m| Mask::from_raw(*m))
             };
-            let stale = mmu.space.commit_masks(&Tables, start, pages, map);
+            let stale = mmu.space.commit_masks(&mmu.tables, start, pages, map);
             self.tlb.flush(&mmu, stale);
             return Ok(());
         }
@@ -60,7 +57,7 @@ impl Vm {
         for i in 0..pages {
             let mask = start
                 .checked_add(i)
-                .map_or(Mask::ALL, |gfn| mmu.space.mask(&Tables, gfn));
+                .map_or(Mask::ALL, |gfn| mmu.space.mask(&mmu.tables, gfn));
             // The capacity is there, so this neither allocates nor fails.
             maps.push(mask.raw(), GFP_NOWAIT)?;
         }

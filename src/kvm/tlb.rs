@@ -67,6 +67,11 @@ impl Tlb {
         })
     }
 
+    /// Counts the changes that needed a flush; read under the mmu lock.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
     /// Makes every CPU drop its translations of this VM before it runs the VM
     /// again, and waits for those that run it now. `_locked` is the content of
     /// the mmu lock, whose holder made the change.

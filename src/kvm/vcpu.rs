@@ -46,7 +46,8 @@ use ioctl_api::{
         Interrupt,
         MpState,
         SignalMask,
-        VcpuEvents, //
+        VcpuEvents,
+        KVM_MP_STATE_RUNNABLE, //
     }, //
 };
 use kernel::{
@@ -60,18 +61,25 @@ use kernel::{
     }, //
 };
 use vmcore::{
-    cr::Features,
+    cr::{
+        Control,
+        Features, //
+    },
     event::Events,
+    exit::RawExit,
     fault::Repeat,
     msr::MsrStore, //
 };
 
-/// What a vCPU does when it completes an exit to user space on the next KVM_RUN.
-pub(crate) enum Pending {
-    /// An OUT: RIP moves past it.
-    Out { linear_rip: u64, len: u64 },
-    /// An IN: data is at the PIO page, RIP moves past it.
-    In { linear_rip: u64, len: u64, size: u8 },
+/// An IN or OUT that user space does, completed by the next KVM_RUN: RIP moves
+/// past it.
+pub(crate) struct Pending {
+    /// Where the instruction is.
+    pub(crate) linear_rip: u64,
+    /// Its length in bytes.
+    pub(crate) len: u8,
+    /// Bytes that an IN puts into RAX.
+    pub(crate) input: Option<u8>,
 }
 
 /// Everything of a vCPU that is not in the VMCS, or is cached from there.
@@ -89,11 +97,12 @@ pub(crate) struct Guest {
     /// CS base, and whether CS holds 64-bit code, at the last exit.
     pub(crate) cs_base: u64,
     pub(crate) long: bool,
+    /// Primary controls, but for the windows.
+    pub(crate) proc: u32,
     /// An interrupt or NMI window is requested in the VMCS.
     pub(crate) windows_open: bool,
     pub(crate) cr2: u64,
     pub(crate) cr8: u64,
-    pub(crate) mp_state: u32,
     pub(crate) events: Events,
     pub(crate) msrs: MsrStore,
     /// The guest's values of [`SWITCHED_MSRS`].
@@ -107,6 +116,10 @@ pub(crate) struct Guest {
     pub(crate) host: HostFields,
     pub(crate) reserve: Reserve,
     pub(crate) pending: Option<Pending>,
+    /// What the last exit left, for what is done about it with IRQs on.
+    pub(crate) exit: RawExit,
+    /// The control registers that PAE paging is to go on with.
+    pub(crate) new_control: Control,
     /// Where the last write was stopped that the maps allow.
     pub(crate) repeat: Repeat,
     /// The guest has run, so CPUID is fixed.
@@ -166,16 +179,17 @@ impl Vcpu {
             dirty: true,
             cs_base: 0,
             long: false,
+            proc: vmcore::cap::with_mov_dr_exiting(vm.vmx.caps.proc(), true),
             windows_open: false,
             cr2: 0,
             cr8: 0,
-            mp_state: 0,
             events: Events::new(),
             msrs: MsrStore::new(),
             switched: [0; SWITCHED_MSRS.len()],
             debug: DebugRegs {
                 db: [0; 4],
-                dr6: 0xffff_0ff0,
+                dr6: vmcore::sregs::RESET_DR6,
+                in_use: false,
             },
             xcr0: 1,
             cpuid: KVVec::new(),
@@ -184,6 +198,8 @@ impl Vcpu {
             host: HostFields::default(),
             reserve: Reserve::default(),
             pending: None,
+            exit: RawExit::default(),
+            new_control: Control::RESET,
             repeat: Repeat::default(),
             ran: false,
             // VPIDs tell apart vCPUs of one EPT root only; across roots the
@@ -287,7 +303,7 @@ impl VcpuFile {
             KVM_GET_MP_STATE => user::write(
                 arg,
                 &MpState {
-                    mp_state: state.guest.mp_state,
+                    mp_state: KVM_MP_STATE_RUNNABLE,
                 },
             ),
             KVM_GET_VCPU_EVENTS => user::write(arg, &state.guest.vcpu_events()),
@@ -318,7 +334,12 @@ impl VcpuFile {
                 let mask = state.fpu.mask();
                 state.guest.set_xcrs(&user::read::<Xcrs>(arg)?, mask)?;
             }
-            KVM_SET_MP_STATE => state.guest.set_mp_state(&user::read::<MpState>(arg)?)?,
+            // Without an interrupt controller in the kernel there is no other state.
+            KVM_SET_MP_STATE => {
+                if user::read::<MpState>(arg)?.mp_state != KVM_MP_STATE_RUNNABLE {
+                    return Err(EINVAL);
+                }
+            }
             KVM_SET_VCPU_EVENTS => {
                 state
                     .guest
@@ -342,7 +363,7 @@ impl VcpuFile {
         Ok(())
     }
 
-    /// KVM_SET_SIGNAL_MASK (KVM api.rst 4.16): a null pointer takes it back.
+    /// KVM_SET_SIGNAL_MASK (KVM api.rst 4.21): a null pointer takes it back.
     fn set_signal_mask(&self, arg: usize) -> Result<isize> {
         let mut mask = None;
         if arg != 0 {

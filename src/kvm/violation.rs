@@ -4,34 +4,25 @@
 //! What a violation means is `vmcore::fault`'s to say; this carries it out.
 
 use super::{
-    run::UserExit,
+    report::UserExit,
     vcpu::State,
     vm::Vm, //
 };
-use crate::host::{
-    frame::Tables,
-    user, //
-};
+use crate::host::user;
 use ept::{
     Gpa,
     PAGE_SIZE, //
 };
-use ioctl_api::{
-    run::KVM_INTERNAL_ERROR_DELIVERY_EV,
-    subpage::{
-        SppExit,
-        KVM_SPP_CAUSE_HARDWARE,
-        KVM_SPP_EXIT_EVENT_DELIVERY,
-        KVM_SPP_EXIT_GVA_VALID, //
-    }, //
+use ioctl_api::subpage::{
+    SppExit,
+    KVM_SPP_CAUSE_HARDWARE,
+    KVM_SPP_EXIT_EVENT_DELIVERY,
+    KVM_SPP_EXIT_GVA_VALID, //
 };
 use kernel::prelude::*;
 use spp::Mask;
 use vmcore::{
-    exit::{
-        RawExit,
-        Violation, //
-    },
+    exit::Violation,
     fault::{
         self,
         Access,
@@ -40,63 +31,59 @@ use vmcore::{
     slots, //
 };
 
-/// Resolves a violation; `None` enters the guest again.
+/// Resolves the violation that `guest.exit` holds; `None` enters the guest again.
 pub(crate) fn resolve(
     vm: &Vm,
     state: &mut State,
     violation: &Violation,
-    raw: &RawExit,
 ) -> Result<Option<UserExit>> {
-    match judge(vm, state, violation) {
+    let (outcome, map) = judge(vm, state, violation);
+    match outcome {
         Outcome::Spurious | Outcome::Retry => Ok(None),
         Outcome::Map { write } => {
             let gfn = violation.gpa.gfn();
             vm.fault(&mut state.guest.reserve, gfn, write)?;
             Ok(None)
         }
-        Outcome::Denied { mask } => denied(vm, state, violation, mask).map(Some),
+        Outcome::Denied { mask } => denied(vm, state, violation, mask, map).map(Some),
         Outcome::Ineligible | Outcome::Mmio => emulation_failure(vm, state).map(Some),
-        Outcome::Undeliverable => Ok(Some(UserExit::Internal {
-            suberror: KVM_INTERNAL_ERROR_DELIVERY_EV,
-            data: [
-                u64::from(raw.idt_info),
-                u64::from(raw.reason),
-                raw.qualification,
-                raw.gpa,
-            ],
-        })),
+        Outcome::Undeliverable => Ok(Some(UserExit::Undeliverable)),
     }
 }
 
-fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> Outcome {
+/// What the violation means, and the map that says so.
+fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask) {
     let gfn = violation.gpa.gfn();
-    let (slots, leaf, map) = {
-        let mmu = vm.mmu.lock();
-        (
-            mmu.slots(),
-            mmu.space.leaf(&Tables, gfn),
-            mmu.space.mask(&Tables, gfn),
-        )
-    };
+    let mmu = vm.mmu.lock();
+    let slots = mmu.slots();
     let access = Access {
         violation: *violation,
         rip: state.guest.rip,
         slot: slots::find(&slots.slots, gfn),
-        leaf,
-        map,
+        leaf: mmu.space.leaf(&mmu.tables, gfn),
+        map: mmu.space.mask(&mmu.tables, gfn),
         len: None,
+        generation: vm.tlb.generation(),
     };
-    fault::resolve(&access, &mut state.guest.repeat)
+    drop(mmu);
+    let outcome = fault::resolve(&access, &mut state.guest.repeat);
+    (outcome, access.map)
 }
 
 /// KVM_EXIT_SPP: the write did not happen and RIP is still at the instruction.
-fn denied(vm: &Vm, state: &mut State, violation: &Violation, mask: Mask) -> Result<UserExit> {
+fn denied(
+    vm: &Vm,
+    state: &mut State,
+    violation: &Violation,
+    mask: Mask,
+    map: Mask,
+) -> Result<UserExit> {
     let (insn, insn_bytes) = instruction(vm, state)?;
     let mut exit = SppExit {
         gpa: violation.gpa.get(),
         rip: state.guest.rip,
         denied: mask.raw(),
-        map: vm.mask(violation.gpa.gfn()).raw(),
+        map: map.raw(),
         cause: KVM_SPP_CAUSE_HARDWARE,
         insn_bytes,
         ..SppExit::default()
@@ -117,7 +104,7 @@ fn denied(vm: &Vm, state: &mut State, violation: &Violation, mask: Mask) -> Resu
 /// The exit for an instruction that somebody must emulate.
 pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> {
     let (insn, len) = instruction(vm, state)?;
-    Ok(UserExit::Emulation { insn, len })
+    Ok(UserExit::Emulation(insn, len))
 }
 
 /// The bytes at RIP, as far as they can be read, and how many they are.

@@ -117,16 +117,14 @@ impl<'a> MsrLoan<'a> {
     pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut [u64; SWITCHED_MSRS.len()]) -> Self {
         let count_tsc_aux = shim::kvm_spp_cpu_has_tsc_aux();
         let mut host = *guest;
-        for (i, msr) in SWITCHED_MSRS.into_iter().enumerate() {
+        let pairs = SWITCHED_MSRS.iter().zip(host.iter_mut().zip(guest.iter()));
+        for (i, (msr, (host, guest))) in pairs.enumerate() {
             if i == TSC_AUX && !count_tsc_aux {
                 continue;
             }
-            let (Some(host), Some(guest)) = (host.get_mut(i), guest.get(i)) else {
-                continue;
-            };
-            *host = cpu::rdmsr(msr);
+            *host = cpu::rdmsr(*msr);
             if *host != *guest {
-                cpu::wrmsr(msr, *guest);
+                cpu::wrmsr(*msr, *guest);
             }
         }
         Self {
@@ -162,22 +160,15 @@ impl Drop for MsrLoan<'_> {
         if let Some(guest) = self.guest.get_mut(KERNEL_GS_BASE) {
             *guest = gs_base;
         }
-        for (i, msr) in SWITCHED_MSRS.into_iter().enumerate() {
-            let (Some(host), Some(guest)) = (self.host.get(i), self.guest.get(i)) else {
-                continue;
-            };
+        let pairs = SWITCHED_MSRS
+            .iter()
+            .zip(self.host.iter().zip(self.guest.iter()));
+        for (msr, (host, guest)) in pairs {
             if *host != *guest {
-                cpu::wrmsr(msr, *host);
+                cpu::wrmsr(*msr, *host);
             }
         }
     }
-}
-
-/// The guest's debug registers are in the CPU; dropping this stores them and
-/// puts back the host's where the host uses any.
-pub(crate) struct DebugLoan<'a> {
-    guest: &'a mut DebugRegs,
-    host: Option<([u64; 4], u64)>,
 }
 
 /// DR0-DR3 and DR6; DR7 is in the VMCS.
@@ -185,51 +176,83 @@ pub(crate) struct DebugLoan<'a> {
 pub(crate) struct DebugRegs {
     pub(crate) db: [u64; 4],
     pub(crate) dr6: u64,
+    /// The guest has used debug registers, so that they are switched. Until then
+    /// its accesses exit ("MOV-DR exiting").
+    pub(crate) in_use: bool,
+}
+
+/// The guest's debug registers are in the CPU if it uses them; dropping this
+/// stores them and puts back the host's where the host uses any.
+pub(crate) struct DebugLoan<'a> {
+    guest: &'a mut DebugRegs,
+    loaded: bool,
+    host: Option<([u64; 4], u64)>,
 }
 
 impl<'a> DebugLoan<'a> {
-    /// Loads the guest's debug registers.
+    /// Saves the host's debug registers, and loads the guest's if it uses them.
     pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut DebugRegs) -> Self {
+        let mut loan = Self {
+            guest,
+            loaded: false,
+            host: None,
+        };
         let dr7 = shim::kvm_spp_host_dr7();
-        let host = (dr7 != 0).then(|| {
+        if dr7 != 0 {
             let mut db = [0; 4];
             // SAFETY: `db` has room for four registers; IRQs are off.
             unsafe { shim::kvm_spp_read_debugregs(db.as_mut_ptr()) };
-            (db, dr7)
-        });
-        if host.is_some() {
+            loan.host = Some((db, dr7));
             // SAFETY: The host's breakpoints are saved above and come back in `drop`.
             unsafe { shim::kvm_spp_write_dr7(0) };
         }
-        // SAFETY: Breakpoints are disabled in DR7 until VM entry loads the guest's.
-        unsafe { shim::kvm_spp_write_debugregs(guest.db.as_ptr()) };
-        // SAFETY: DR6 only records conditions; the host's #DB handler resets it.
-        unsafe { shim::kvm_spp_write_dr6(guest.dr6) };
-        Self { guest, host }
+        if loan.guest.in_use {
+            loan.load();
+        }
+        loan
     }
-}
 
-impl DebugLoan<'_> {
+    /// Loads the guest's debug registers: it has begun to use them.
+    pub(crate) fn load(&mut self) {
+        if self.loaded {
+            return;
+        }
+        self.guest.in_use = true;
+        self.loaded = true;
+        // SAFETY: Breakpoints are disabled in DR7 until VM entry loads the guest's.
+        unsafe { shim::kvm_spp_write_debugregs(self.guest.db.as_ptr()) };
+        // SAFETY: DR6 only records conditions; `drop` resets it for the host.
+        unsafe { shim::kvm_spp_write_dr6(self.guest.dr6) };
+    }
+
     /// The guest's DR6.
     pub(crate) fn dr6(&self) -> u64 {
-        // SAFETY: Reading DR6 has no side effect.
-        unsafe { shim::kvm_spp_read_dr6() }
+        match self.loaded {
+            // SAFETY: Reading DR6 has no side effect.
+            true => unsafe { shim::kvm_spp_read_dr6() },
+            false => self.guest.dr6,
+        }
     }
 
     /// Changes the guest's DR6.
     pub(crate) fn set_dr6(&mut self, dr6: u64) {
-        // SAFETY: DR6 only records conditions; `drop` resets it for the host.
-        unsafe { shim::kvm_spp_write_dr6(dr6) };
+        self.guest.dr6 = dr6;
+        if self.loaded {
+            // SAFETY: As in `load`.
+            unsafe { shim::kvm_spp_write_dr6(dr6) };
+        }
     }
 }
 
 impl Drop for DebugLoan<'_> {
     fn drop(&mut self) {
-        // SAFETY: The array has room for four registers.
-        unsafe { shim::kvm_spp_read_debugregs(self.guest.db.as_mut_ptr()) };
-        self.guest.dr6 = self.dr6();
-        // SAFETY: This is the reset value, which the host's #DB handler expects.
-        unsafe { shim::kvm_spp_write_dr6(0xffff_0ff0) };
+        if self.loaded {
+            self.guest.dr6 = self.dr6();
+            // SAFETY: The array has room for four registers.
+            unsafe { shim::kvm_spp_read_debugregs(self.guest.db.as_mut_ptr()) };
+            // SAFETY: This is the reset value, which the host's #DB handler expects.
+            unsafe { shim::kvm_spp_write_dr6(vmcore::sregs::RESET_DR6) };
+        }
         if let Some((db, dr7)) = self.host {
             // SAFETY: The host's own addresses, with DR7 disabled by the VM exit.
             unsafe { shim::kvm_spp_write_debugregs(db.as_ptr()) };

@@ -96,8 +96,10 @@ fn each_necessary_thing_is_named() {
     assert_eq!(missing(|m| m.exit &= !(1 << 41)), "VM-exit controls");
     assert_eq!(missing(|m| m.entry &= !(1 << 47)), "VM-entry controls");
     assert_eq!(missing(|m| m.entry &= !(1 << 41)), "IA-32e mode guest");
-    let windows = "interrupt-window and NMI-window exiting";
-    assert_eq!(missing(|m| m.proc &= !(1 << 54)), windows);
+    let switched = "interrupt-window, NMI-window and MOV-DR exiting";
+    for bit in [34, 54, 55] {
+        assert_eq!(missing(|m| m.proc &= !(1 << bit)), switched);
+    }
 }
 
 #[test]

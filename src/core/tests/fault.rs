@@ -70,6 +70,7 @@ fn without_a_map() {
             leaf,
             map: Mask::ALL,
             len: None,
+            generation: 0,
         };
         assert_eq!(once(&access), want, "{access:?}");
     }
@@ -85,6 +86,7 @@ fn a_map_on_a_page_that_is_not_mapped_yet() {
         leaf: None,
         map: Mask::NONE,
         len: None,
+        generation: 0,
     };
     // The armed leaf comes first; the write then faults again.
     assert_eq!(once(&access), Outcome::Map { write: true });
@@ -100,6 +102,7 @@ fn an_armed_page() {
         leaf: leaf(false, true),
         map: Mask::from_raw(!SECOND.raw()),
         len: None,
+        generation: 0,
     };
     assert_eq!(once(&armed), Outcome::Denied { mask: SECOND });
     let read = Access {
@@ -122,6 +125,7 @@ fn one_retry_at_one_place() {
         leaf: leaf(false, true),
         map: SECOND,
         len: Some(4),
+        generation: 7,
     };
     let mut repeat = Repeat::default();
     assert_eq!(resolve(&access, &mut repeat), Outcome::Retry);
@@ -134,6 +138,14 @@ fn one_retry_at_one_place() {
     assert_eq!(resolve(&access, &mut repeat), Outcome::Ineligible);
     // Whatever happens in between ends the series.
     assert_eq!(resolve(&access, &mut repeat), Outcome::Retry);
+    // A map that was changed and changed back is no repetition: the store may
+    // have been made in between, and this is another one.
+    let changed = Access {
+        generation: 8,
+        ..access
+    };
+    assert_eq!(resolve(&changed, &mut repeat), Outcome::Retry);
+    assert_eq!(resolve(&changed, &mut repeat), Outcome::Ineligible);
 }
 
 #[test]
@@ -146,6 +158,7 @@ fn events_cannot_be_emulated_into_memory() {
         leaf: leaf(false, true),
         map: Mask::from_raw(!SECOND.raw()),
         len: None,
+        generation: 0,
     };
     access.violation.event_delivery = true;
     assert_eq!(once(&access), Outcome::Undeliverable);

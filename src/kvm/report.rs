@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What KVM_RUN tells user space: exit reasons and their payloads in kvm_run
+//! (KVM api.rst 5).
+
+use super::{
+    area::Area,
+    entry::Stop,
+    vcpu::Guest, //
+};
+use crate::host::shim;
+use ioctl_api::{
+    run::{
+        self,
+        EmulationFailure,
+        FailEntry,
+        InternalError, //
+    },
+    subpage::{
+        SppExit,
+        KVM_EXIT_SPP, //
+    },
+};
+use vmcore::{
+    event::Interruptibility,
+    exit::{
+        IoExit,
+        RawExit, //
+    }, //
+};
+use zerocopy::IntoBytes;
+
+/// Why KVM_RUN returns 0.
+pub(crate) enum UserExit {
+    /// One that needs nothing more from the kernel.
+    Stop(Stop),
+    /// IN or OUT of one element.
+    Io(IoExit),
+    /// An instruction that we would have to emulate and cannot, with its bytes.
+    Emulation([u8; 15], u8),
+    /// An event could not be delivered without emulation.
+    Undeliverable,
+    /// A denied write.
+    Spp(SppExit),
+}
+
+/// What every return from KVM_RUN writes, whatever its reason.
+pub(crate) fn publish(area: &Area, guest: &Guest) {
+    let now = Interruptibility::new(guest.interruptibility, guest.rflags, 1);
+    let ready = guest.events.ready_for_interrupt(&now);
+    area.store(run::READY_FOR_INTERRUPT_INJECTION, u8::from(ready));
+    area.store(run::IF_FLAG, u8::from(now.if_flag));
+    area.store(run::FLAGS, 0u16);
+    area.store(run::CR8, guest.cr8);
+    area.store(run::APIC_BASE, guest.apic_base());
+}
+
+/// KVM_RUN fails with `EINTR` because of a signal.
+pub(crate) fn interrupted(area: &Area) {
+    area.store(run::EXIT_REASON, run::KVM_EXIT_INTR);
+}
+
+/// Writes the exit reason and its payload to kvm_run. `raw` is the VM exit.
+pub(crate) fn report(area: &Area, exit: &UserExit, raw: &RawExit) {
+    match exit {
+        UserExit::Stop(stop) => report_stop(area, stop, raw),
+        UserExit::Io(io) => report_io(area, io),
+        UserExit::Emulation(insn_bytes, insn_size) => {
+            let payload = EmulationFailure {
+                suberror: run::KVM_INTERNAL_ERROR_EMULATION,
+                ndata: 3,
+                flags: run::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+                insn_size: *insn_size,
+                insn_bytes: *insn_bytes,
+            };
+            area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
+        }
+        UserExit::Undeliverable => {
+            let suberror = run::KVM_INTERNAL_ERROR_DELIVERY_EV;
+            let event = u64::from(raw.idt_info);
+            let reason = u64::from(raw.reason);
+            internal(area, suberror, &[event, reason, raw.qualification, raw.gpa]);
+        }
+        UserExit::Spp(payload) => area.exit(KVM_EXIT_SPP, payload.as_bytes()),
+    }
+}
+
+fn report_stop(area: &Area, stop: &Stop, raw: &RawExit) {
+    match stop {
+        Stop::Hlt => area.exit(run::KVM_EXIT_HLT, &[]),
+        Stop::InterruptWindow => area.exit(run::KVM_EXIT_IRQ_WINDOW_OPEN, &[]),
+        Stop::SetTpr => area.exit(run::KVM_EXIT_SET_TPR, &[]),
+        Stop::Shutdown => area.exit(run::KVM_EXIT_SHUTDOWN, &[]),
+        Stop::FailEntry(reason) => {
+            let payload = FailEntry {
+                hardware_entry_failure_reason: *reason,
+                cpu: shim::kvm_spp_any_cpu(),
+                pad: 0,
+            };
+            area.exit(run::KVM_EXIT_FAIL_ENTRY, payload.as_bytes());
+        }
+        Stop::Unexpected => {
+            let suberror = run::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON;
+            let cpu = u64::from(shim::kvm_spp_any_cpu());
+            internal(area, suberror, &[u64::from(raw.reason), cpu]);
+        }
+    }
+}
+
+fn report_io(area: &Area, io: &IoExit) {
+    let payload = run::IoExit {
+        direction: match io.input {
+            true => run::KVM_EXIT_IO_IN,
+            false => run::KVM_EXIT_IO_OUT,
+        },
+        size: io.size,
+        port: io.port,
+        count: 1,
+        data_offset: run::PIO_DATA as u64,
+    };
+    area.exit(run::KVM_EXIT_IO, payload.as_bytes());
+}
+
+fn internal(area: &Area, suberror: u32, data: &[u64]) {
+    let mut payload = InternalError {
+        suberror,
+        ndata: data.len() as u32,
+        ..InternalError::default()
+    };
+    for (to, from) in payload.data.iter_mut().zip(data) {
+        *to = *from;
+    }
+    area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
+}
