@@ -154,3 +154,18 @@ pub(crate) fn wait_for(child: i32) -> i32 {
         false => libc::WEXITSTATUS(status),
     }
 }
+
+/// Runs `body` in a child, which then ends with the status it returns. The
+/// caller must be the only thread, since the child gets no other.
+pub(crate) fn fork(body: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: No other thread could hold a lock that the child needs.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork: {}", io::Error::last_os_error());
+    if child == 0 {
+        let body = std::panic::AssertUnwindSafe(body);
+        let status = std::panic::catch_unwind(body).unwrap_or(101);
+        // SAFETY: Ends the child without running what is the parent's to run.
+        unsafe { libc::_exit(status) };
+    }
+    child
+}

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 use vmm::Vm;
 
 /// Why a test cannot run on this machine.
@@ -120,6 +121,7 @@ pub(crate) fn run(tests: &[Test], env: &Env, filters: &[String]) -> ExitCode {
     let mut failed = 0;
     for (number, test) in (1..).zip(&tests) {
         let name = test.name;
+        let start = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| (test.run)(env))) {
             Ok(Ok(())) => println!("ok {number} {name}"),
             Ok(Err(Skip(why))) => println!("ok {number} {name} # SKIP {why}"),
@@ -128,6 +130,7 @@ pub(crate) fn run(tests: &[Test], env: &Env, filters: &[String]) -> ExitCode {
                 println!("not ok {number} {name}");
             }
         }
+        println!("# {} ms of the machine's time", start.elapsed().as_millis());
         let _ = std::io::stdout().flush();
     }
     println!("# {} of {} tests failed", failed, tests.len());

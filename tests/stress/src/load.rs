@@ -2,7 +2,9 @@
 
 //! Guests that keep a vCPU busy, and where they keep what the host watches.
 
-use guest::asm::{qword_ptr, rax, rcx, rdx, CodeAssembler, CodeLabel};
+use guest::asm::{
+    eax, ecx, edx, qword_ptr, r8, r8d, r9, rax, rcx, rdx, xmm5, CodeAssembler, CodeLabel,
+};
 use guest::{Mode, Program, CODE, PAGE_SIZE};
 use std::sync::atomic::Ordering::SeqCst;
 use vm_memory::{Bytes, GuestAddress};
@@ -10,6 +12,9 @@ use vmm::{Vcpu, Vm};
 
 /// Bytes of a test's first memslot.
 pub(crate) const MEMORY: usize = 4 << 20;
+
+/// IA32_LSTAR: passed through to the guest, and switched by `kvm_intel` late.
+const MSR_LSTAR: u32 = 0xc000_0082;
 
 type Assembled = Result<Vec<CodeLabel>, guest::AssembleError>;
 
@@ -50,51 +55,80 @@ pub(crate) fn counters(index: u64, targets: &[u64]) -> Program {
     })
 }
 
-/// A guest that computes: `rounds` steps of [`hash`] from `seed`, with a CPUID in
-/// each when `cpuid`; then it stores the result to its rounds and halts, and goes
-/// on from there when run again.
-pub(crate) fn hasher(index: u64, seed: u64, rounds: u64, cpuid: bool) -> Program {
-    use guest::asm::{r8, r9};
-    program(index, |a| {
-        let (mut outer, mut inner) = (a.create_label(), a.create_label());
-        a.mov(r8, seed)?;
-        a.set_label(&mut outer)?;
-        a.mov(r9, rounds)?;
-        a.set_label(&mut inner)?;
+/// A guest that computes with general registers, SSE registers, an MSR and CPUID,
+/// so that it ends up with another number when any of them becomes another's.
+/// It halts with the number in its rounds, and goes on from there when run again.
+#[derive(Clone, Copy)]
+pub(crate) struct Hasher {
+    /// Where it begins, and the value it keeps in the MSR.
+    pub(crate) seed: u32,
+    /// Steps from one HLT to the next, each of 12 instructions.
+    pub(crate) rounds: u64,
+    /// Execute CPUID in each step.
+    pub(crate) cpuid: bool,
+}
+
+impl Hasher {
+    pub(crate) fn program(self, index: u64) -> Program {
+        program(index, |a| {
+            let (mut outer, mut inner) = (a.create_label(), a.create_label());
+            a.mov(ecx, MSR_LSTAR)?;
+            a.mov(eax, self.seed)?;
+            a.xor(edx, edx)?;
+            a.wrmsr()?;
+            a.mov(r8d, self.seed)?;
+            a.movq(xmm5, r8)?;
+            a.set_label(&mut outer)?;
+            a.mov(r9, self.rounds)?;
+            a.mov(ecx, MSR_LSTAR)?;
+            a.rdmsr()?;
+            a.movq(r8, xmm5)?;
+            a.add(r8, rax)?;
+            a.movq(xmm5, r8)?;
+            a.set_label(&mut inner)?;
+            self.step(a)?;
+            a.dec(r9)?;
+            a.jnz(inner)?;
+            a.mov(rcx, rounds_of(index))?;
+            a.mov(qword_ptr(rcx), r8)?;
+            a.hlt()?;
+            a.jmp(outer)?;
+            Ok(vec![])
+        })
+    }
+
+    fn step(self, a: &mut CodeAssembler) -> Result<(), guest::AssembleError> {
+        a.movq(r8, xmm5)?;
         a.mov(rdx, r8)?;
         a.shl(rdx, 13)?;
         a.xor(r8, rdx)?;
         a.mov(rdx, r8)?;
         a.shr(rdx, 7)?;
         a.xor(r8, rdx)?;
-        a.mov(rdx, r8)?;
-        a.shl(rdx, 17)?;
-        a.xor(r8, rdx)?;
-        if cpuid {
-            // The maximum leaf goes into the result: it must not be another's.
-            a.xor(rax, rax)?;
-            a.xor(rcx, rcx)?;
+        if self.cpuid {
+            a.xor(eax, eax)?;
+            a.xor(ecx, ecx)?;
             a.cpuid()?;
             a.add(r8, rax)?;
         }
-        a.dec(r9)?;
-        a.jnz(inner)?;
-        a.mov(rcx, rounds_of(index))?;
-        a.mov(qword_ptr(rcx), r8)?;
-        a.hlt()?;
-        a.jmp(outer)?;
-        Ok(vec![])
-    })
-}
+        a.movq(xmm5, r8)
+    }
 
-/// What [`hasher`] computes; `leaf` is CPUID.0:EAX, or 0 without CPUID.
-pub(crate) fn hash(seed: u64, rounds: u64, leaf: u64) -> u64 {
-    (0..rounds).fold(seed, |mut x, _| {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        x.wrapping_add(leaf)
-    })
+    /// What the guest has after `halts` HLTs; `leaf` is CPUID.0:EAX.
+    pub(crate) fn value(self, leaf: u64, halts: u64) -> u64 {
+        (0..halts).fold(self.seed.into(), |x, _| self.next(leaf, x))
+    }
+
+    /// What it has at the next HLT.
+    pub(crate) fn next(self, leaf: u64, value: u64) -> u64 {
+        let leaf = if self.cpuid { leaf } else { 0 };
+        let begin = value.wrapping_add(self.seed.into());
+        (0..self.rounds).fold(begin, |mut x, _| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x.wrapping_add(leaf)
+        })
+    }
 }
 
 /// CPUID.0:EAX as the device offers it to guests.
@@ -107,9 +141,4 @@ pub(crate) fn max_leaf(vm: &Vm) -> u64 {
 /// The word at a guest-physical address of the first memslot.
 pub(crate) fn word(vm: &Vm, gpa: u64) -> u64 {
     vm.memory().load(GuestAddress(gpa), SeqCst).unwrap()
-}
-
-/// Writes it.
-pub(crate) fn set_word(vm: &Vm, gpa: u64, value: u64) {
-    vm.memory().store(value, GuestAddress(gpa), SeqCst).unwrap();
 }

@@ -5,10 +5,13 @@
 //! the lab, best with two CPUs; KTAP on stdout.
 
 mod area;
+mod coexist;
 mod host;
 mod ktap;
+mod lifetime;
 mod load;
 mod mmu;
+mod module;
 mod protect;
 mod runner;
 mod slot;
@@ -36,7 +39,16 @@ Exit status: 0 if no test failed, 1 if one did, 2 if it could not run.
 
 /// All tests, in the order in which they run.
 fn tests() -> Vec<Test> {
-    [smp::TESTS, protect::TESTS, slots::TESTS, mmu::TESTS].concat()
+    [
+        smp::TESTS,
+        protect::TESTS,
+        slots::TESTS,
+        mmu::TESTS,
+        coexist::TESTS,
+        lifetime::TESTS,
+        module::TESTS,
+    ]
+    .concat()
 }
 
 enum Action {

@@ -13,7 +13,7 @@
 use crate::host;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use vmm::{Exit, Result, Vcpu, Vm};
@@ -68,8 +68,12 @@ unsafe impl Sync for RunPage {}
 impl RunPage {
     pub(crate) fn new(vm: &Vm, vcpu: &Vcpu) -> Self {
         let bytes = vm.kvm().get_vcpu_mmap_size().unwrap();
+        Self::map(vcpu.fd().as_raw_fd(), bytes)
+    }
+
+    /// Maps a vCPU's file.
+    pub(crate) fn map(fd: i32, bytes: usize) -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let fd = vcpu.fd().as_raw_fd();
         // SAFETY: A new mapping at an address of the kernel's choice.
         let at = unsafe {
             libc::mmap(
@@ -86,6 +90,14 @@ impl RunPage {
             at: NonNull::new(at.cast()).unwrap(),
             bytes,
         }
+    }
+
+    /// `kvm_run.exit_reason`.
+    pub(crate) fn exit_reason(&self) -> u32 {
+        // SAFETY: The word lies in the mapping, aligned, as in `immediate_exit`.
+        let at = unsafe { self.at.as_ptr().add(ioctl_api::run::EXIT_REASON) };
+        // SAFETY: As above.
+        unsafe { AtomicU32::from_ptr(at.cast()) }.load(SeqCst)
     }
 
     /// `kvm_run.immediate_exit`.

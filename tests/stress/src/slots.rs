@@ -5,7 +5,7 @@
 
 use crate::area::Area;
 use crate::ktap::{Env, Test, Verdict};
-use crate::load::{self, rounds_of};
+use crate::load::{self, rounds_of, Hasher};
 use crate::runner::{Flow, Runner};
 use crate::slot::{self, GPA};
 use crate::{host, smp};
@@ -167,16 +167,20 @@ fn map_survives(env: &Env) -> Verdict {
 }
 
 fn others(env: &Env) -> Verdict {
-    const ROUNDS: u64 = 3_000;
+    let hasher = Hasher {
+        seed: 5,
+        rounds: 3_000,
+        cpuid: true,
+    };
     let vm = env.vm();
     let leaf = load::max_leaf(&vm);
-    let vcpu = load::boot(&vm, 0, &load::hasher(0, 5, ROUNDS, true));
+    let vcpu = load::boot(&vm, 0, &hasher.program(0));
     let runner = Runner::start(&vm, vcpu, Some(0), smp::until_hlt);
     for _ in 0..200 {
         let area = slot::add(&vm, BYTES);
         slot::delete(&vm, &area);
     }
     drop(runner.join());
-    assert_eq!(load::word(&vm, rounds_of(0)), load::hash(5, ROUNDS, leaf));
+    assert_eq!(load::word(&vm, rounds_of(0)), hasher.value(leaf, 1));
     Ok(())
 }

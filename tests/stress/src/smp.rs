@@ -3,6 +3,7 @@
 //! Several vCPUs and VMs at the same time.
 
 use crate::ktap::{Env, Test, Verdict};
+use crate::load::Hasher;
 use crate::runner::{Flow, Runner};
 use crate::{host, load};
 use guest::asm::{eax, qword_ptr, rbx, rcx, rdx};
@@ -124,24 +125,23 @@ fn locked_additions(env: &Env) -> Verdict {
 /// Runs `vcpus` hashers in each of `vms` and checks what they compute.
 fn hash_all(vms: &[Vm], vcpus: u64, rounds: u64) {
     let leaf = load::max_leaf(&vms[0]);
-    let seed = |vm: usize, index| 1 + vm as u64 * 1000 + index;
+    let hasher = |vm: usize, index: u64| Hasher {
+        seed: 1 + vm as u32 * 1000 + index as u32,
+        rounds,
+        cpuid: true,
+    };
     let mut runners = Vec::new();
     for (number, vm) in vms.iter().enumerate() {
         for index in 0..vcpus {
-            let program = load::hasher(index, seed(number, index), rounds, true);
-            runners.push(Runner::start(
-                vm,
-                load::boot(vm, index, &program),
-                None,
-                until_hlt,
-            ));
+            let vcpu = load::boot(vm, index, &hasher(number, index).program(index));
+            runners.push(Runner::start(vm, vcpu, None, until_hlt));
         }
     }
     runners.into_iter().for_each(|runner| drop(runner.join()));
     for (number, vm) in vms.iter().enumerate() {
         for index in 0..vcpus {
             let got = load::word(vm, load::rounds_of(index));
-            let want = load::hash(seed(number, index), rounds, leaf);
+            let want = hasher(number, index).value(leaf, 1);
             assert_eq!(got, want, "VM {number}, vCPU {index}");
         }
     }
