@@ -53,6 +53,8 @@ pub(crate) enum Stop {
     SetTpr,
     /// `KVM_RUN` failed with this error number.
     Error(i32),
+    /// An access to this address, which no memory slot has.
+    Mmio(u64),
     /// Instruction bytes of one that would have to be emulated.
     Emulate(Vec<u8>),
     /// Anything else.
@@ -177,6 +179,7 @@ impl Machine {
             Ok(VcpuExit::Unsupported(ioctl_api::subpage::KVM_EXIT_SPP)) => {
                 Stop::Spp(self.payload())
             }
+            Ok(VcpuExit::MmioRead(gpa, _)) | Ok(VcpuExit::MmioWrite(gpa, _)) => Stop::Mmio(gpa),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(other) => Stop::Other(format!("{other:?}")),
             Err(error) => Stop::Error(error.errno()),
@@ -243,6 +246,16 @@ impl Machine {
         }
     }
 
+    /// Whether the guest stopped at an instruction that accesses `gpa` outside of
+    /// all memory slots: KVM emulates it, the module hands over its bytes.
+    pub(crate) fn is_unbacked(&self, stop: &Stop, gpa: u64) -> bool {
+        match stop {
+            Stop::Mmio(address) => *address == gpa,
+            Stop::Emulate(bytes) => *bytes == self.read(self.regs().rip, bytes.len()),
+            _ => false,
+        }
+    }
+
     /// Runs until HLT.
     pub(crate) fn expect_hlt(&mut self) {
         assert_eq!(self.run(), Stop::Hlt, "rip {:#x}", self.regs().rip);
@@ -269,8 +282,17 @@ impl Machine {
         self.cpu.set_regs(&regs).expect("KVM_SET_REGS");
     }
 
+    /// Lets the device finish what the last exit left to be finished, without
+    /// running the guest. What a device register would read is 0.
+    pub(crate) fn finish_pending(&mut self) {
+        self.cpu.fd_mut().set_kvm_immediate_exit(1);
+        while self.run() != Stop::Error(libc::EINTR) {}
+        self.cpu.fd_mut().set_kvm_immediate_exit(0);
+    }
+
     /// Starts the program again.
-    pub(crate) fn restart(&self) {
+    pub(crate) fn restart(&mut self) {
+        self.finish_pending();
         let rip = self.program.address;
         self.change_regs(|r| (r.rip, r.rsp, r.rflags) = (rip, STACK, 2));
     }

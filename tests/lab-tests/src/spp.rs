@@ -14,7 +14,7 @@ use guest::asm::*;
 use vmm::SppExit;
 
 /// The tests of all parts.
-pub(crate) const TESTS: &[&[Test]] = &[calls::TESTS, stores::TESTS, delivery::TESTS, memory::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[calls::TESTS, stores::TESTS, delivery::TESTS, memory::TESTS];
 
 /// A 64-bit guest that stores AL to where RBX points, and halts.
 fn storer(lab: &crate::harness::Lab) -> Machine {
