@@ -29,8 +29,8 @@ const ROOM: usize = 256;
 const NO_MSR: u32 = 0xdead_beef;
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
-/// KVM's own, which refuses what it reads as.
-const MSR_KVM_ASYNC_PF_ACK: u32 = 0x4b56_4d07;
+/// KVM's own, some of which refuse what they read as.
+const KVM_MSRS: std::ops::Range<u32> = 0x4b56_4d00..0x4b56_4e00;
 const LSTAR: u32 = 0xc000_0082;
 const NOT_CANONICAL: u64 = 1 << 63;
 
@@ -96,17 +96,12 @@ fn msrs_listed_can_be_read_and_written(lab: &Lab) {
         let mut one = MsrArray::new(&[(*index, 0)]);
         let read = one.get(&cpu);
         // KVM lists some that the guest's CPUID takes away again.
-        if lab.is_ours() {
-            assert_eq!(read, Ok(1), "read {index:#x}");
+        if !lab.is_ours() && (read == Ok(0) || KVM_MSRS.contains(index)) {
+            continue;
         }
-        if read == Ok(1) {
-            assert_eq!(
-                one.set(&cpu),
-                Ok(1),
-                "write {index:#x} = {:#x}",
-                one.entries[0].data
-            );
-        }
+        assert_eq!(read, Ok(1), "read {index:#x}");
+        let value = one.entries[0].data;
+        assert_eq!(one.set(&cpu), Ok(1), "write {index:#x} = {value:#x}");
     }
 }
 
