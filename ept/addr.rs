@@ -19,11 +19,13 @@ macro_rules! address {
 
         impl $name {
             /// Wraps a raw number; every value is accepted.
+            #[inline]
             pub const fn new(raw: u64) -> Self {
                 Self(raw)
             }
 
             /// The raw number.
+            #[inline]
             pub const fn get(self) -> u64 {
                 self.0
             }
@@ -50,11 +52,13 @@ address! {
 
 impl Gpa {
     /// The frame that holds this byte.
+    #[inline]
     pub const fn gfn(self) -> Gfn {
         Gfn(self.0 >> PAGE_SHIFT)
     }
 
     /// Offset of this byte in its 4-KiB page, 0 to 4095.
+    #[inline]
     pub const fn page_offset(self) -> u16 {
         (self.0 & (PAGE_SIZE - 1)) as u16
     }
@@ -66,11 +70,13 @@ impl Gfn {
 
     /// Address of the first byte of the frame. Frame numbers of 2^52 and more have
     /// none, and lose their upper bits.
+    #[inline]
     pub const fn gpa(self) -> Gpa {
         Gpa(self.0 << PAGE_SHIFT)
     }
 
     /// The frame `pages` further on, or `None` where the number would wrap.
+    #[inline]
     pub const fn checked_add(self, pages: u64) -> Option<Gfn> {
         match self.0.checked_add(pages) {
             Some(raw) => Some(Gfn(raw)),
@@ -79,11 +85,13 @@ impl Gfn {
     }
 
     /// First frame of the naturally aligned region that one entry of `level` covers.
+    #[inline]
     pub const fn align_down(self, level: Level) -> Gfn {
         Gfn(self.0 & !(level.pages() - 1))
     }
 
     /// Whether a four-level EPT can translate this frame.
+    #[inline]
     pub const fn translatable(self) -> bool {
         self.0 < Self::END.0
     }

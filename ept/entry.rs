@@ -70,6 +70,7 @@ pub enum Ept {}
 impl Format for Ept {
     const NEW_LEAF: u64 = 0;
 
+    #[inline]
     fn kind(raw: u64, level: Level) -> Kind {
         let bits = Bits::from_bits_retain(raw);
         if !bits.intersects(RWX) {
@@ -82,6 +83,7 @@ impl Format for Ept {
     }
 
     /// Upper levels allow everything: the leaf alone restricts.
+    #[inline]
     fn link(table: Hpa) -> u64 {
         table.get() & ADDRESS | RWX.bits()
     }
@@ -112,6 +114,7 @@ impl Leaf {
     /// The entry, or `None` where the processor has none: `subpage` on a large or a
     /// writable leaf, a leaf in the PML4, an address that is misaligned or needs
     /// more than 52 bits.
+    #[inline]
     pub fn raw(self) -> Option<u64> {
         let offset = (PAGE_SIZE * self.level.pages()) - 1;
         let fits = self.hpa.get() & !(ADDRESS & !offset) == 0;
@@ -128,6 +131,7 @@ impl Leaf {
 
     /// Reads the entry `raw` of a table of `level`; `None` if it is no leaf. Bit 61 counts
     /// only where the processor looks at it.
+    #[inline]
     pub fn parse(raw: u64, level: Level) -> Option<Leaf> {
         if level == Level::Pml4 || Ept::kind(raw, level) != Kind::Leaf {
             return None;
@@ -147,6 +151,7 @@ impl Leaf {
 /// The EPT pointer for a four-level tree at `root`, walked with write-back memory type (SDM 3C
 /// 25.6.11); `accessed_dirty` makes the processor maintain [`Bits::ACCESSED`] and
 /// [`Bits::DIRTY`].
+#[inline]
 pub const fn eptp(root: Hpa, accessed_dirty: bool) -> u64 {
     const WRITE_BACK: u64 = 6;
     const FOUR_LEVELS: u64 = (4 - 1) << 3;

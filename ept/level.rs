@@ -25,21 +25,25 @@ impl Level {
     const INDEX_BITS: u32 = 9;
 
     /// Lowest address bit that indexes a table of this level: 12, 21, 30 or 39.
+    #[inline]
     pub const fn shift(self) -> u32 {
         PAGE_SHIFT + Self::INDEX_BITS * (self as u32 - 1)
     }
 
     /// 4-KiB pages that one entry covers.
+    #[inline]
     pub const fn pages(self) -> u64 {
         1 << (self.shift() - PAGE_SHIFT)
     }
 
     /// Index of the entry for `gfn` in a table of this level, 0 to 511.
+    #[inline]
     pub const fn index(self, gfn: Gfn) -> usize {
         (gfn.get() >> (self.shift() - PAGE_SHIFT)) as usize & (Self::ENTRIES - 1)
     }
 
     /// The level that an entry of this one links to.
+    #[inline]
     pub const fn below(self) -> Option<Level> {
         match self {
             Level::Pml4 => Some(Level::Pdpt),

@@ -15,6 +15,7 @@ pub struct Slot {
 
 impl Slot {
     /// Entry `index` of the 4-KiB table at `table`. The index wraps at 512.
+    #[inline]
     pub const fn new(table: Hpa, index: usize) -> Self {
         Self {
             table,
@@ -23,11 +24,13 @@ impl Slot {
     }
 
     /// Host-physical address of the table.
+    #[inline]
     pub const fn table(self) -> Hpa {
         self.table
     }
 
     /// Index in the table, 0 to 511.
+    #[inline]
     pub const fn index(self) -> usize {
         self.index as usize
     }

@@ -75,6 +75,7 @@ pub struct Tree<F> {
 
 impl<F: Format> Tree<F> {
     /// A tree whose root table is the zeroed 4-KiB frame `root`.
+    #[inline]
     pub const fn new(root: Hpa) -> Self {
         Self {
             root,
@@ -83,6 +84,7 @@ impl<F: Format> Tree<F> {
     }
 
     /// Host-physical address of the root table.
+    #[inline]
     pub const fn root(&self) -> Hpa {
         self.root
     }
@@ -214,10 +216,12 @@ impl<F: Format> Tree<F> {
 
     /// Calls `visit` for each table frame, the root included, every child before its parent, so
     /// that `visit` may free what it is shown. Only for a tree that no processor walks.
+    #[inline]
     pub fn for_each_table<M: PhysMem>(&self, mem: &M, mut visit: impl FnMut(Hpa)) {
         Self::tables(mem, self.root, Level::Pml4, &mut visit);
     }
 
+    #[inline]
     fn tables<M: PhysMem>(mem: &M, table: Hpa, level: Level, visit: &mut impl FnMut(Hpa)) {
         if let Some(below) = level.below() {
             for index in 0..Level::ENTRIES {

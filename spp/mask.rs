@@ -23,17 +23,20 @@ impl Mask {
     pub const NONE: Mask = Mask(0);
 
     /// The set whose bits are `raw`; every value is a set.
+    #[inline]
     pub const fn from_raw(raw: u32) -> Self {
         Self(raw)
     }
 
     /// The bits of the set.
+    #[inline]
     pub const fn raw(self) -> u32 {
         self.0
     }
 
     /// The SPP vector that grants these permissions: bit n of the mask moves to bit 2n, odd bits
     /// are reserved and zero (SDM 3C 29.3.4.2).
+    #[inline]
     pub const fn vector(self) -> u64 {
         // Each step halves the groups of bits and opens a gap as wide as a group.
         let mut v = self.0 as u64;
@@ -46,6 +49,7 @@ impl Mask {
 
     /// The permissions that an SPP vector grants; `None` if a reserved bit is set, which the
     /// processor answers with an SPP misconfiguration.
+    #[inline]
     pub const fn from_vector(vector: u64) -> Option<Mask> {
         if vector & 0xaaaa_aaaa_aaaa_aaaa != 0 {
             return None;
@@ -60,6 +64,7 @@ impl Mask {
 
     /// The sub-pages that the `len` bytes from byte `offset` of the page touch. What lies beyond
     /// the page belongs to another page's mask; an offset outside touches nothing.
+    #[inline]
     pub const fn touched(offset: u16, len: u32) -> Mask {
         let first = offset as u64;
         if first >= PAGE_SIZE || len == 0 {
@@ -74,17 +79,20 @@ impl Mask {
 
     /// Whether a write to `touched` is allowed: the processor wants the permission of every
     /// sub-page that a write touches (SDM 3C 29.3.4.2).
+    #[inline]
     pub const fn allows(self, touched: Mask) -> bool {
         self.denied(touched).0 == 0
     }
 
     /// The sub-pages of `touched` that deny a write.
+    #[inline]
     pub const fn denied(self, touched: Mask) -> Mask {
         Mask(touched.0 & !self.0)
     }
 }
 
 impl fmt::Debug for Mask {
+    #[inline]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Mask({:#010x})", self.0)
     }

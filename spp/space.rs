@@ -30,6 +30,7 @@ pub const MAX_FRAMES_PER_MAP: usize = 3;
 
 /// Frames that [`Space::reserve_masks`] takes at most for `pages` consecutive pages, wherever
 /// they start.
+#[inline]
 pub const fn frames_for_masks(pages: u64) -> u64 {
     regions(pages, Level::Pd) + regions(pages, Level::Pdpt) + regions(pages, Level::Pml4)
 }
@@ -66,6 +67,7 @@ pub struct Space {
 
 impl Space {
     /// An empty address space without sub-page permissions, on the zeroed frame `ept_root`.
+    #[inline]
     pub const fn new(ept_root: Hpa) -> Self {
         Self {
             ept: Tree::new(ept_root),
@@ -75,6 +77,7 @@ impl Space {
 
     /// Adds sub-page permissions, all of them writable, on the zeroed frame `sppt_root`. Once
     /// they are there the call changes nothing and hands the frame back.
+    #[inline]
     pub fn enable_spp(&mut self, sppt_root: Hpa) -> Option<Hpa> {
         if self.sppt.is_some() {
             return Some(sppt_root);
@@ -84,32 +87,38 @@ impl Space {
     }
 
     /// Whether the address space has sub-page permissions.
+    #[inline]
     pub const fn spp_enabled(&self) -> bool {
         self.sppt.is_some()
     }
 
     /// The root of the EPT, for [`ept::eptp`].
+    #[inline]
     pub const fn ept_root(&self) -> Hpa {
         self.ept.root()
     }
 
     /// The root of the SPPT, for the VMCS field SPPTP (SDM 3C 25.6.22).
+    #[inline]
     pub fn sppt_root(&self) -> Option<Hpa> {
         self.sppt.as_ref().map(Tree::root)
     }
 
     /// The map of one page; [`Mask::ALL`] where none was set.
+    #[inline]
     pub fn mask<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Mask {
         self.restriction(mem, gfn).1
     }
 
     /// The largest leaf that may cover the frame: none may reach across a 2-MiB region that
     /// has a vector table, because a page in it may be protected.
+    #[inline]
     pub fn max_level<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Level {
         self.restriction(mem, gfn).0
     }
 
     /// The leaf that covers the frame.
+    #[inline]
     pub fn leaf<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Option<Leaf> {
         let found = self.ept.walk(mem, gfn);
         Leaf::parse(found.raw, found.level)
@@ -117,6 +126,7 @@ impl Space {
 
     /// The largest leaf and the map that the SPPT leaves to a frame, from one walk. A vector that
     /// the processor would refuse denies everything.
+    #[inline]
     fn restriction<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> (Level, Mask) {
         let Some(sppt) = &self.sppt else {
             return (Level::Pdpt, Mask::ALL);
@@ -205,6 +215,7 @@ impl Space {
     }
 
     /// Removes the leaves that cover any part of the range; a large leaf goes as a whole.
+    #[inline]
     pub fn zap<M: PhysMem>(&self, mem: &M, start: Gfn, pages: u64) -> Option<Stale> {
         let mut stale = None;
         self.ept.for_each_leaf(mem, start, pages, |_, _, slot, _| {
@@ -216,6 +227,7 @@ impl Space {
 
     /// Makes the leaves that cover any part of the range read-only, armed ones included: their
     /// host pages are no longer writable.
+    #[inline]
     pub fn write_protect<M: PhysMem>(&self, mem: &M, start: Gfn, pages: u64) -> Option<Stale> {
         let mut stale = None;
         self.ept
@@ -283,6 +295,7 @@ impl Space {
 
     /// The vector first, the leaf second: an armed leaf must find its vector, and while the leaf
     /// still says W=1 no processor looks at the vector.
+    #[inline]
     fn commit<M: PhysMem>(&self, mem: &M, sppt: &Tree<Sppt>, gfn: Gfn, new: Mask) -> Option<Stale> {
         let found = sppt.walk(mem, gfn);
         if found.kind != Kind::Leaf {
@@ -319,6 +332,7 @@ impl Space {
 
     /// Calls `visit` for each table frame of both trees, roots included, every child before its
     /// parent. Only for an address space that no processor walks any more.
+    #[inline]
     pub fn for_each_table<M: PhysMem>(&self, mem: &M, mut visit: impl FnMut(Hpa)) {
         self.ept.for_each_table(mem, &mut visit);
         if let Some(sppt) = &self.sppt {
@@ -328,6 +342,7 @@ impl Space {
 }
 
 impl Mapped {
+    #[inline]
     fn unchanged(leaf: Option<Leaf>) -> Self {
         Self {
             leaf,
@@ -336,6 +351,7 @@ impl Mapped {
         }
     }
 
+    #[inline]
     fn changed(leaf: Option<Leaf>, was: Kind) -> Self {
         Self {
             leaf,

@@ -21,6 +21,7 @@ pub enum Sppt {}
 impl Format for Sppt {
     const NEW_LEAF: u64 = Mask::ALL.vector();
 
+    #[inline]
     fn kind(raw: u64, level: Level) -> Kind {
         if level == Level::Pt {
             Kind::Leaf
@@ -31,6 +32,7 @@ impl Format for Sppt {
         }
     }
 
+    #[inline]
     fn link(table: Hpa) -> u64 {
         table.get() & ADDRESS | VALID
     }

@@ -14,16 +14,19 @@
 pub struct Stale(());
 
 impl Stale {
+    #[inline]
     pub(crate) const fn new() -> Self {
         Self(())
     }
 
     /// One obligation for two changes.
+    #[inline]
     pub fn merge(one: Option<Stale>, other: Option<Stale>) -> Option<Stale> {
         one.or(other)
     }
 
     /// INVEPT has been arranged on every CPU that may hold an old translation.
+    #[inline]
     pub fn spent(self) {}
 }
 

@@ -152,28 +152,33 @@ impl Caps {
     }
 
     /// The identifier that a VMCS or VMXON region starts with.
+    #[inline]
     pub const fn revision(&self) -> u32 {
         (self.msrs.basic & 0x7fff_ffff) as u32
     }
 
     /// Bytes of a VMCS or VMXON region, at most 4096.
+    #[inline]
     pub const fn region_size(&self) -> u32 {
         ((self.msrs.basic >> 32) & 0x1fff) as u32
     }
 
     /// Pin-based controls.
+    #[inline]
     pub const fn pin(&self) -> u32 {
         self.pin
     }
 
     /// Primary processor-based controls; the two window controls are 0 and are
     /// set at run time.
+    #[inline]
     pub const fn proc(&self) -> u32 {
         self.proc
     }
 
     /// Secondary processor-based controls, with sub-page write permissions for
     /// a VM that asked for them.
+    #[inline]
     pub fn proc2(&self, spp: bool) -> u32 {
         if spp && self.spp() {
             self.proc2 | Proc2::SUB_PAGE_WRITE_PERMISSIONS.bits()
@@ -183,11 +188,13 @@ impl Caps {
     }
 
     /// VM-exit controls.
+    #[inline]
     pub const fn exit(&self) -> u32 {
         self.exit
     }
 
     /// VM-entry controls for a guest that is (`long`) or is not in IA-32e mode.
+    #[inline]
     pub const fn entry(&self, long: bool) -> u32 {
         if long {
             self.entry | EntryCtls::IA32E_MODE_GUEST.bits()
@@ -197,64 +204,76 @@ impl Caps {
     }
 
     /// Sub-page write permissions are offered.
+    #[inline]
     pub const fn spp(&self) -> bool {
         allowed(self.msrs.proc2) & Proc2::SUB_PAGE_WRITE_PERMISSIONS.bits() != 0
     }
 
     /// What EPT, INVEPT and INVVPID can do.
+    #[inline]
     pub const fn ept_vpid(&self) -> EptVpid {
         self.ept_vpid
     }
 
     /// VPIDs are used: the control is offered and INVVPID can drop one or all.
+    #[inline]
     pub const fn vpid(&self) -> bool {
         self.proc2 & Proc2::ENABLE_VPID.bits() != 0
     }
 
     /// RDTSCP and RDPID work in the guest.
+    #[inline]
     pub const fn rdtscp(&self) -> bool {
         self.proc2 & Proc2::ENABLE_RDTSCP.bits() != 0
     }
 
     /// INVPCID works in the guest.
+    #[inline]
     pub const fn invpcid(&self) -> bool {
         self.proc2 & Proc2::ENABLE_INVPCID.bits() != 0
     }
 
     /// ENCLS exits, so `ENCLS_EXITING_BITMAP` exists and must be written.
+    #[inline]
     pub const fn encls_exiting(&self) -> bool {
         self.proc2 & Proc2::ENCLS_EXITING.bits() != 0
     }
 
     /// IA32_PERF_GLOBAL_CTRL is switched by VM entry and VM exit.
+    #[inline]
     pub const fn perf_global_ctrl(&self) -> bool {
         self.entry & EntryCtls::LOAD_PERF_GLOBAL_CTRL.bits() != 0
     }
 
     /// Intel PT may stay on across VMXON.
+    #[inline]
     pub const fn intel_pt_in_vmx(&self) -> bool {
         self.msrs.misc & MISC_INTEL_PT != 0
     }
 
     /// Whether VM entry accepts `cr0` for a guest. An unrestricted guest may
     /// have PE and PG clear (SDM 3C 27.3.1.1).
+    #[inline]
     pub const fn guest_cr0_valid(&self, cr0: u64) -> bool {
         const PE_PG: u64 = 1 << 31 | 1;
         cr_valid(cr0, self.msrs.cr0_fixed0 & !PE_PG, self.msrs.cr0_fixed1)
     }
 
     /// Whether VM entry accepts `cr4` for a guest (the value with VMXE set).
+    #[inline]
     pub const fn guest_cr4_valid(&self, cr4: u64) -> bool {
         cr_valid(cr4, self.msrs.cr4_fixed0, self.msrs.cr4_fixed1)
     }
 
     /// Bits of CR0 that VM entry demands from every guest: NE today.
+    #[inline]
     pub const fn guest_cr0_fixed(&self) -> u64 {
         const PE_PG: u64 = 1 << 31 | 1;
         self.msrs.cr0_fixed0 & self.msrs.cr0_fixed1 & !PE_PG
     }
 
     /// Bits of CR4 that VM entry demands from every guest: VMXE today.
+    #[inline]
     pub const fn guest_cr4_fixed(&self) -> u64 {
         self.msrs.cr4_fixed0 & self.msrs.cr4_fixed1
     }
@@ -262,12 +281,14 @@ impl Caps {
 
 /// Whether a control register has every bit that is fixed to 1 and none that is
 /// fixed to 0 (SDM 3D A.7): `fixed0` has the former set, `fixed1` the latter clear.
+#[inline]
 pub const fn cr_valid(value: u64, fixed0: u64, fixed1: u64) -> bool {
     value & fixed0 == fixed0 && value & !fixed1 == 0
 }
 
 /// The primary processor-based controls `proc` with or without exits for MOV DR
 /// (SDM 3C 25.6.2).
+#[inline]
 pub const fn with_mov_dr_exiting(proc: u32, exiting: bool) -> u32 {
     if exiting {
         proc | Proc::MOV_DR_EXITING.bits()
@@ -277,6 +298,7 @@ pub const fn with_mov_dr_exiting(proc: u32, exiting: bool) -> u32 {
 }
 
 /// The primary processor-based controls `proc` with the windows to request.
+#[inline]
 pub const fn with_windows(proc: u32, interrupt: bool, nmi: bool) -> u32 {
     let mut controls = proc;
     if interrupt {

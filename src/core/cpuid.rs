@@ -255,6 +255,7 @@ fn leaf_d(sub: u32, host: &impl Fn(u32, u32) -> Registers) -> Option<Registers> 
 }
 
 /// The components of XCR0 that a guest of this host can have, 0 without XSAVE.
+#[inline]
 pub fn supported_xcr0(host: &impl Fn(u32, u32) -> Registers) -> u64 {
     const XSAVE: u32 = 1 << 26;
     let [.., ecx, _] = host(1, 0);
@@ -283,6 +284,7 @@ fn xsave_size(components: u64, subleaf: impl Fn(u32) -> Registers) -> u32 {
 /// # Errors
 ///
 /// `EINVAL` if linear addresses are said to have a width that x86 does not know.
+#[inline]
 pub fn check(entries: &[CpuidEntry2]) -> Result<(), Errno> {
     match find(entries, 0x8000_0008, 0).map(|entry| entry.eax >> 8 & 0xff) {
         None | Some(0 | 48 | 57) => Ok(()),
@@ -387,6 +389,7 @@ fn physical_bits(entries: &[CpuidEntry2]) -> u8 {
 }
 
 /// Components of XCR0 that the entries let the guest set.
+#[inline]
 pub fn guest_xcr0(entries: &[CpuidEntry2]) -> u64 {
     find(entries, 0xd, 0).map_or(0, |entry| u64::from(entry.eax) & XCR0_MASK)
 }

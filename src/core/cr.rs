@@ -154,6 +154,7 @@ impl Features {
         .union(Cr4::OSXMMEXCPT);
 
     /// Whether an address has no bit that is reserved by MAXPHYADDR.
+    #[inline]
     pub const fn physical(&self, address: u64) -> bool {
         match address.checked_shr(self.physical_bits as u32) {
             Some(rest) => rest == 0,
@@ -194,16 +195,19 @@ impl Control {
     };
 
     /// Paging is on.
+    #[inline]
     pub const fn paging(&self) -> bool {
         self.cr0.contains(Cr0::PG)
     }
 
     /// IA-32e mode is active: "IA-32e mode guest" of the VM-entry controls.
+    #[inline]
     pub const fn long_mode(&self) -> bool {
         self.efer.contains(Efer::LMA)
     }
 
     /// PAE paging: the four PDPTEs are processor state.
+    #[inline]
     pub const fn pae_paging(&self) -> bool {
         self.paging() && self.cr4.contains(Cr4::PAE) && !self.long_mode()
     }
@@ -266,6 +270,7 @@ impl Control {
     }
 
     /// CLTS.
+    #[inline]
     pub fn clts(&self) -> Self {
         Self {
             cr0: self.cr0 - Cr0::TS,
@@ -278,6 +283,7 @@ impl Control {
     /// # Errors
     ///
     /// [`GeneralProtection`] as for [`set_cr0`](Self::set_cr0).
+    #[inline]
     pub fn lmsw(&self, word: u16, cs_l: bool) -> Result<Written, GeneralProtection> {
         let kept = self.cr0.bits() & !0xe;
         self.set_cr0(kept | u64::from(word & 0xf), cs_l)
@@ -289,6 +295,7 @@ impl Control {
     ///
     /// [`GeneralProtection`] for reserved bits, and for a change of LME while
     /// paging is on.
+    #[inline]
     pub fn set_efer(&self, value: u64, features: &Features) -> Result<Self, GeneralProtection> {
         let efer = Efer::from_bits_retain(value);
         if !features.efer.contains(efer) {
@@ -305,33 +312,39 @@ impl Control {
 
     /// GUEST_CR0 field: `fixed` is what VM entry demands. CD and NW stay clear,
     /// as the guest must not turn off the host's caches.
+    #[inline]
     pub const fn real_cr0(&self, fixed: u64) -> u64 {
         (self.cr0.bits() & !Cr0::CD.union(Cr0::NW).bits()) | fixed
     }
 
     /// GUEST_CR4 field: `fixed` is what VM entry demands, VMXE among it.
+    #[inline]
     pub const fn real_cr4(&self, fixed: u64) -> u64 {
         self.cr4.bits() | fixed
     }
 }
 
 /// CR0_GUEST_HOST_MASK: the bits that belong to the host.
+#[inline]
 pub const fn cr0_mask() -> u64 {
     !CR0_GUEST_OWNED.bits()
 }
 
 /// CR4_GUEST_HOST_MASK for a guest with these features: a bit that it lacks
 /// stays with the host, so that setting it raises #GP.
+#[inline]
 pub const fn cr4_mask(features: &Features) -> u64 {
     !(CR4_GUEST_OWNED.bits() & features.cr4.bits())
 }
 
 /// The guest-visible value from the field, the read shadow and the mask.
+#[inline]
 pub const fn visible(real: u64, shadow: u64, mask: u64) -> u64 {
     (real & !mask) | (shadow & mask)
 }
 
 /// Whether CR0 can have this value at all (SDM 3A 2.5).
+#[inline]
 pub const fn cr0_valid(value: u64) -> bool {
     let cr0 = Cr0::from_bits_retain(value);
     let write_through_without_cache = cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD);
@@ -340,16 +353,19 @@ pub const fn cr0_valid(value: u64) -> bool {
 }
 
 /// Whether CR4 has only bits that the guest's CPUID offers.
+#[inline]
 pub const fn cr4_valid(value: u64, features: &Features) -> bool {
     value & !features.cr4.bits() == 0
 }
 
 /// Whether MOV to CR8 accepts the value.
+#[inline]
 pub const fn cr8_valid(value: u64) -> bool {
     value <= 15
 }
 
 /// Whether an address is canonical with 48-bit linear addresses.
+#[inline]
 pub const fn canonical(address: u64) -> bool {
     let upper = address >> 47;
     upper == 0 || upper == (1 << 17) - 1
@@ -357,6 +373,7 @@ pub const fn canonical(address: u64) -> bool {
 
 /// Whether the four PDPTEs can be loaded (SDM 3A 4.4.1): one that is present
 /// must have its reserved bits clear.
+#[inline]
 pub fn pdptes_valid(pdptes: &[u64; 4], features: &Features) -> bool {
     /// Bits 2:1 and 8:5.
     const RESERVED: u64 = 0x1e6;

@@ -40,6 +40,7 @@ pub enum Errno {
 
 impl Errno {
     /// The positive number of `<asm-generic/errno.h>`.
+    #[inline]
     pub const fn raw(self) -> i32 {
         self as i32
     }

@@ -75,6 +75,7 @@ impl Exception {
     pub const DB: Self = Self::hardware(1, 0);
 
     /// An exception that the processor raises.
+    #[inline]
     pub const fn hardware(vector: u8, error_code: u32) -> Self {
         Self {
             vector,
@@ -84,6 +85,7 @@ impl Exception {
     }
 
     /// Whether the vector pushes an error code.
+    #[inline]
     pub const fn has_error_code(&self) -> bool {
         self.vector < 32 && ERROR_CODE_VECTORS >> self.vector & 1 != 0
     }
@@ -115,6 +117,7 @@ pub struct Interruptibility {
 
 impl Interruptibility {
     /// Reads the guest interruptibility-state field (SDM 3C table 25-3).
+    #[inline]
     pub const fn new(field: u32, rflags: u64, cr0: u64) -> Self {
         Self {
             if_flag: rflags & (1 << 9) != 0,
@@ -126,12 +129,14 @@ impl Interruptibility {
     }
 
     /// A maskable interrupt can be delivered.
+    #[inline]
     pub const fn interrupts_open(&self) -> bool {
         self.if_flag && !self.blocked_by_sti && !self.mov_ss
     }
 
     /// An NMI can be delivered. Some processors refuse one in the shadow of STI
     /// (SDM 3C 27.3.1.5), so it waits there on all of them.
+    #[inline]
     pub const fn nmis_open(&self) -> bool {
         !self.nmi_blocked && !self.blocked_by_sti && !self.mov_ss
     }
@@ -182,6 +187,7 @@ pub struct Events {
 
 impl Events {
     /// No event.
+    #[inline]
     pub const fn new() -> Self {
         Self {
             exception: None,
@@ -213,12 +219,14 @@ impl Events {
 
     /// Forgets an exception that was not delivered: user space has replaced the
     /// registers it belonged to.
+    #[inline]
     pub fn clear_exception(&mut self) {
         self.exception = None;
     }
 
     /// Queues an external interrupt; a later one replaces an earlier one, as
     /// KVM_INTERRUPT without an in-kernel interrupt controller does.
+    #[inline]
     pub fn queue_interrupt(&mut self, vector: u8) {
         self.interrupt = Some(Interrupt {
             vector,
@@ -227,6 +235,7 @@ impl Events {
     }
 
     /// The external interrupt that waits, for `interrupt_bitmap` of KVM_GET_SREGS.
+    #[inline]
     pub fn external_interrupt(&self) -> Option<u8> {
         let interrupt = self.interrupt.filter(|i| i.soft_len.is_none());
         interrupt.map(|i| i.vector)
@@ -234,17 +243,20 @@ impl Events {
 
     /// Queues an NMI. The processor latches one more while one is being
     /// handled, and so at most two wait.
+    #[inline]
     pub fn queue_nmi(&mut self, blocked: bool) {
         let limit = if blocked || self.nmi_injected { 1 } else { 2 };
         self.nmi_pending = self.nmi_pending.saturating_add(1).min(limit);
     }
 
     /// The guest has shut down.
+    #[inline]
     pub const fn triple_fault(&self) -> bool {
         self.triple_fault
     }
 
     /// Something waits, so a halted vCPU has a reason to look.
+    #[inline]
     pub const fn any(&self) -> bool {
         self.exception.is_some()
             || self.interrupt.is_some()
@@ -254,6 +266,7 @@ impl Events {
     }
 
     /// Something waits that wakes a halted vCPU in this state.
+    #[inline]
     pub const fn wakes(&self, state: &Interruptibility) -> bool {
         (self.interrupt.is_some() && state.interrupts_open())
             || self.nmi_injected
@@ -264,6 +277,7 @@ impl Events {
 
     /// User space may queue an interrupt that goes in at the next entry
     /// (`ready_for_interrupt_injection` of kvm_run).
+    #[inline]
     pub const fn ready_for_interrupt(&self, state: &Interruptibility) -> bool {
         state.interrupts_open()
             && self.exception.is_none()
@@ -295,6 +309,7 @@ impl Events {
     }
 
     /// Puts back an event whose VM entry did not happen.
+    #[inline]
     pub fn cancel(&mut self, injection: &Injection) {
         self.restore(
             injection.intr_info,
@@ -305,6 +320,7 @@ impl Events {
 
     /// The windows to request for what is left after [`inject`](Self::inject).
     /// `wanted` is `request_interrupt_window` of kvm_run.
+    #[inline]
     pub const fn windows(&self, state: &Interruptibility, wanted: bool) -> Windows {
         let nmi = self.nmi_pending > 0 || self.nmi_injected;
         // STI blocks NMIs for one instruction, but no NMI window opens at its

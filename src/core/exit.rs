@@ -257,16 +257,19 @@ const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
 
 impl RawExit {
     /// Basic exit reason.
+    #[inline]
     pub const fn basic(&self) -> u16 {
         (self.reason & 0xffff) as u16
     }
 
     /// VM entry failed.
+    #[inline]
     pub const fn entry_failed(&self) -> bool {
         self.reason & (1 << 31) != 0
     }
 
     /// The exit happened while an event was delivered.
+    #[inline]
     pub const fn event_delivery(&self) -> bool {
         self.idt_info & VALID != 0
     }
@@ -274,6 +277,7 @@ impl RawExit {
     /// The instruction that exited was an IRET that had already removed NMI
     /// blocking, which must be put back (SDM 3C 28.2.3). Meaningless, and false
     /// here, when an event was being delivered or the exit is a double fault.
+    #[inline]
     pub const fn iret_unblocked_nmi(&self) -> bool {
         if self.event_delivery() || self.entry_failed() {
             return false;
@@ -291,6 +295,7 @@ impl RawExit {
 
     /// Length in bytes of the instruction that exited, where the processor
     /// defines it (SDM 3C 28.2.5): fault-like exits of memory accesses do not.
+    #[inline]
     pub const fn instruction_len(&self) -> Option<u8> {
         let defined = match self.basic() {
             10..=16 | 18..=32 | 36 | 39 | 40 | 46 | 47 | 50 | 51 | 53..=55 | 57..=61 => true,

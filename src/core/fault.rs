@@ -72,6 +72,7 @@ pub enum Outcome {
 pub struct Repeat(Option<(u64, Gpa, u64)>);
 
 /// Decides about a violation.
+#[inline]
 pub fn resolve(access: &Access<'_>, repeat: &mut Repeat) -> Outcome {
     let here = (access.rip, access.violation.gpa, access.generation);
     let again = repeat.0 == Some(here);

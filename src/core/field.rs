@@ -36,11 +36,13 @@ macro_rules! width {
             type Raw = $raw;
             const CODE: u32 = $code;
 
+            #[inline]
             fn from_register(register: u64) -> $raw {
                 // Hardware zero-extends narrow fields, so the cut loses nothing.
                 register as $raw
             }
 
+            #[inline]
             fn into_register(raw: $raw) -> u64 {
                 u64::from(raw)
             }
@@ -75,6 +77,7 @@ pub struct Field<W> {
 impl<W: Width> Field<W> {
     /// Checks at compile time that `encoding` is one of width `W`: a field
     /// read through the wrong width silently loses its upper half.
+    #[inline]
     const fn new(encoding: u32) -> Self {
         assert!(
             (encoding >> 13) & 3 == W::CODE,
@@ -89,6 +92,7 @@ impl<W: Width> Field<W> {
     }
 
     /// The operand of VMREAD and VMWRITE.
+    #[inline]
     pub const fn encoding(self) -> u32 {
         self.encoding
     }
@@ -109,11 +113,13 @@ pub trait Vmcs {
 /// Width-checked access to a [`Vmcs`].
 pub trait VmcsExt: Vmcs {
     /// Reads a field.
+    #[inline]
     fn read<W: Width>(&self, field: Field<W>) -> W::Raw {
         W::from_register(self.read_raw(field.encoding()))
     }
 
     /// Writes a field.
+    #[inline]
     fn write<W: Width>(&self, field: Field<W>, value: W::Raw) {
         self.write_raw(field.encoding(), W::into_register(value));
     }

@@ -246,6 +246,7 @@ const fn mtrr_type(value: u64) -> bool {
 
 /// Whether each of the eight types of IA32_PAT exists (SDM 3A 12.12.2): those of
 /// MTRRs and UC-.
+#[inline]
 pub fn pat_valid(value: u64) -> bool {
     value
         .to_le_bytes()
@@ -270,6 +271,7 @@ pub struct MsrStore {
 }
 
 impl Default for MsrStore {
+    #[inline]
     fn default() -> Self {
         Self::new()
     }
@@ -277,6 +279,7 @@ impl Default for MsrStore {
 
 impl MsrStore {
     /// After reset, of a vCPU that is not the first.
+    #[inline]
     pub const fn new() -> Self {
         Self {
             apic_base: 0xfee0_0000 | sregs::APIC_ENABLE,
@@ -291,6 +294,7 @@ impl MsrStore {
     }
 
     /// The value of a register.
+    #[inline]
     pub fn read(&self, stored: Stored) -> u64 {
         match stored {
             Stored::ApicBase => self.apic_base,
@@ -304,6 +308,7 @@ impl MsrStore {
     }
 
     /// Sets a register to a value that [`check`] has passed.
+    #[inline]
     pub fn write(&mut self, stored: Stored, value: u64) {
         let place = match stored {
             Stored::ApicBase => Some(&mut self.apic_base),
@@ -354,6 +359,7 @@ const WRITE_PASSTHROUGH: [u32; 6] = [
 
 /// Byte offset and bit of an MSR in the MSR bitmap (SDM 3C 25.6.9), which
 /// covers 0 to 0x1fff and 0xc0000000 to 0xc0001fff. Set: the access exits.
+#[inline]
 pub const fn bitmap_bit(index: u32, write: bool) -> Option<(usize, u8)> {
     let quarter = match index >> 13 {
         0 => 0,
@@ -366,6 +372,7 @@ pub const fn bitmap_bit(index: u32, write: bool) -> Option<(usize, u8)> {
 }
 
 /// One byte of the 4-KByte MSR bitmap.
+#[inline]
 pub fn bitmap_byte(offset: usize) -> u8 {
     let reads = READ_PASSTHROUGH.iter().map(|msr| bitmap_bit(*msr, false));
     let writes = WRITE_PASSTHROUGH.iter().map(|msr| bitmap_bit(*msr, true));

@@ -83,17 +83,20 @@ impl VmcsSegment {
     }
 
     /// The L flag: of CS in IA-32e mode, 64-bit code.
+    #[inline]
     pub const fn long(&self) -> bool {
         self.access & LONG != 0
     }
 
     /// Descriptor privilege level; of SS, the current privilege level.
+    #[inline]
     pub const fn dpl(&self) -> u8 {
         ((self.access >> 5) & 3) as u8
     }
 
     /// TR as IA-32e mode demands it: entering that mode does not reload TR, and
     /// VM entry refuses any other type there (SDM 3C 27.3.1.2).
+    #[inline]
     pub const fn busy_64bit_tss(&self) -> Self {
         Self {
             access: self.access & !0xf | BUSY_64BIT_TSS,

@@ -29,16 +29,19 @@ pub struct Slot {
 
 impl Slot {
     /// The guest may not write.
+    #[inline]
     pub const fn readonly(&self) -> bool {
         self.flags & KVM_MEM_READONLY != 0
     }
 
     /// Whether `gfn` lies in the slot.
+    #[inline]
     pub const fn contains(&self, gfn: Gfn) -> bool {
         gfn.get() >= self.base.get() && gfn.get().wrapping_sub(self.base.get()) < self.pages
     }
 
     /// Host virtual address of a frame of the slot.
+    #[inline]
     pub const fn hva(&self, gfn: Gfn) -> Option<u64> {
         if !self.contains(gfn) {
             return None;
@@ -48,6 +51,7 @@ impl Slot {
     }
 
     /// The guest frame that `hva` backs in this slot.
+    #[inline]
     pub const fn gfn_of(&self, hva: u64) -> Option<Gfn> {
         if hva < self.hva {
             return None;
@@ -61,6 +65,7 @@ impl Slot {
 
     /// The guest frames of this slot that the host range `start..end` backs, as
     /// first frame and number of pages.
+    #[inline]
     pub fn gfns_of(&self, start: u64, end: u64) -> Option<(Gfn, u64)> {
         let slot_end = self.hva.checked_add(self.pages << PAGE_SHIFT)?;
         let first = start.max(self.hva) & !(PAGE_SIZE - 1);
@@ -93,6 +98,7 @@ impl Slot {
         level
     }
 
+    #[inline]
     const fn overlaps(&self, other: &Self) -> bool {
         // Neither end wraps: `plan` lets no slot pass `Gfn::END`.
         self.base.get() < other.base.get().wrapping_add(other.pages)
@@ -197,6 +203,7 @@ fn place(slots: &[Slot], new: &Slot) -> Result<(), Errno> {
 }
 
 /// The slot that holds `gfn`, in `slots` sorted by base.
+#[inline]
 pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
     let after = insertion_point(slots, gfn);
     let slot = slots.get(after.checked_sub(1)?)?;
@@ -205,6 +212,7 @@ pub fn find(slots: &[Slot], gfn: Gfn) -> Option<&Slot> {
 
 /// Index of the first slot whose base lies behind `gfn`: where a slot with this
 /// base belongs.
+#[inline]
 pub fn insertion_point(slots: &[Slot], gfn: Gfn) -> usize {
     slots.partition_point(|slot| slot.base <= gfn)
 }

@@ -103,12 +103,14 @@ fn long_mode_agrees(control: &Control, sregs: &Sregs, features: &Features) -> bo
 }
 
 /// Whether IA32_APIC_BASE can have this value. There is no x2APIC mode.
+#[inline]
 pub const fn apic_base_valid(value: u64, features: &Features) -> bool {
     const FLAGS: u64 = APIC_BSP | APIC_ENABLE;
     value & APIC_EXTD == 0 && value & 0xfff & !FLAGS == 0 && features.physical(value)
 }
 
 /// The interrupt that `interrupt_bitmap` asks to be queued: its lowest bit.
+#[inline]
 pub fn pending_interrupt(bitmap: &[u64; 4]) -> Option<u8> {
     let mut base = 0u8;
     for word in bitmap {
@@ -122,6 +124,7 @@ pub fn pending_interrupt(bitmap: &[u64; 4]) -> Option<u8> {
 }
 
 /// Puts a queued external interrupt into `interrupt_bitmap`.
+#[inline]
 pub fn interrupt_bitmap(vector: Option<u8>) -> [u64; 4] {
     let mut bitmap = [0; 4];
     if let Some(vector) = vector {

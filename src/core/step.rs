@@ -26,6 +26,7 @@ pub struct Finished {
 
 /// RIP behind an instruction of `len` bytes; `long` if it is 64-bit code.
 /// Elsewhere RIP has 32 bits.
+#[inline]
 pub const fn next_rip(rip: u64, len: u64, long: bool) -> u64 {
     let next = rip.wrapping_add(len);
     if long {
@@ -36,6 +37,7 @@ pub const fn next_rip(rip: u64, len: u64, long: bool) -> u64 {
 }
 
 /// Finishes an instruction of `len` bytes that trapped as a fault.
+#[inline]
 pub const fn finish(
     rip: u64,
     rflags: u64,
@@ -52,6 +54,7 @@ pub const fn finish(
 }
 
 /// RAX after IN of `size` bytes: AL and AX keep what is above them, EAX clears it.
+#[inline]
 pub const fn merge_in(rax: u64, data: u32, size: u8) -> u64 {
     let data = data as u64;
     match size {
@@ -85,6 +88,7 @@ pub const fn xcr0_valid(value: u64, supported: u64) -> bool {
 /// DR6 and DR7 when #DB with these `conditions` (exit qualification, SDM 3C
 /// table 28-1) is delivered. BLD and RTM are 0 in DR6 when they apply, and the
 /// processor clears DR7.GD so that the handler can use the registers.
+#[inline]
 pub const fn debug_registers(dr6: u64, dr7: u64, conditions: u64) -> (u64, u64) {
     const BREAKPOINTS: u64 = 0xf;
     const ACTIVE_LOW: u64 = 0xffff_0ff0;

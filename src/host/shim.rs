@@ -3,6 +3,7 @@
 //! Declarations of `src/shim.c`. Each line mirrors one C function; what a call
 //! needs to be sound is said where it is made.
 
+use crate::vmx::window::Registers;
 use kernel::{
     bindings,
     ffi::{
@@ -74,7 +75,7 @@ unsafe extern "C" {
     pub(crate) safe fn kvm_spp_signal_pending() -> bool;
     pub(crate) safe fn kvm_spp_window_begin();
     pub(crate) safe fn kvm_spp_window_end();
-    pub(crate) fn kvm_spp_guest_run(gprs: *mut u64, launched: c_int) -> c_int;
+    pub(crate) fn kvm_spp_guest_run(regs: *mut Registers, launched: c_int) -> c_int;
 
     pub(crate) fn kvm_spp_host_read(h: *mut HostState);
     pub(crate) fn kvm_spp_host_read_cpu(h: *mut HostState);

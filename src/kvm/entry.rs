@@ -159,11 +159,11 @@ impl Inside<'_> {
     fn guest_loop(&mut self, loans: &mut Loans<'_>) -> Leave {
         loop {
             self.inject();
-            if !self.vmcs.run(&mut self.guest.gprs) {
+            if !self.vmcs.run(&mut self.guest.regs) {
                 let code = u64::from(self.vmcs.read(field::VM_INSTRUCTION_ERROR));
                 return Leave::User(Stop::FailEntry(code));
             }
-            let raw = capture(self.vmcs);
+            let raw = capture(self.vmcs, self.guest.regs.exit_reason);
             if raw.event_delivery() || raw.iret_unblocked_nmi() {
                 self.take_back_event(&raw);
             }
@@ -236,9 +236,9 @@ impl Inside<'_> {
 
 /// What the exit left in the VMCS; fields that this exit does not define are 0.
 #[inline]
-fn capture(vmcs: &Current<'_>) -> RawExit {
+fn capture(vmcs: &Current<'_>, reason: u32) -> RawExit {
     let mut raw = RawExit {
-        reason: vmcs.read(field::VM_EXIT_REASON),
+        reason,
         idt_info: vmcs.read(field::IDT_VECTORING_INFO),
         insn_len: vmcs.read(field::VM_EXIT_INSTRUCTION_LEN),
         ..RawExit::default()
@@ -273,7 +273,7 @@ impl Guest {
             return;
         }
         vmcs.write(field::GUEST_RIP, self.rip);
-        vmcs.write(field::GUEST_RSP, self.gprs[4]);
+        vmcs.write(field::GUEST_RSP, self.regs.gprs[4]);
         vmcs.write(field::GUEST_RFLAGS, self.rflags);
         vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, self.interruptibility);
         if core::mem::take(&mut self.single_step) {
@@ -289,7 +289,7 @@ impl Guest {
     /// Caches registers from the VMCS for the code that runs with IRQs on.
     fn fetch_registers(&mut self, vmcs: &Current<'_>) {
         self.rip = vmcs.read(field::GUEST_RIP);
-        self.gprs[4] = vmcs.read(field::GUEST_RSP);
+        self.regs.gprs[4] = vmcs.read(field::GUEST_RSP);
         self.rflags = vmcs.read(field::GUEST_RFLAGS);
         self.interruptibility = vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE);
         self.fetch_code_segment(vmcs);

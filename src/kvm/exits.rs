@@ -141,7 +141,9 @@ impl Inside<'_> {
             self.vmcs.read(field::GUEST_RFLAGS),
             self.vmcs.read(field::GUEST_INTERRUPTIBILITY_STATE),
         );
-        let long = code_is_64bit(self.vmcs);
+        // Below 4 GiB the width of RIP does not matter, so CS is not asked.
+        let near_wrap = (rip ^ rip.wrapping_add(u64::from(len))) >> 32 != 0;
+        let long = !near_wrap || code_is_64bit(self.vmcs);
         let done = step::finish(rip, rflags, blocking, u64::from(len), long);
         self.vmcs.write(field::GUEST_RIP, done.rip);
         if done.rflags != rflags {
@@ -184,8 +186,8 @@ impl Inside<'_> {
     }
 
     fn cpuid(&mut self, raw: &RawExit) -> Step {
-        let leaf = self.guest.gprs[0] as u32;
-        let sub = self.guest.gprs[1] as u32;
+        let leaf = self.guest.regs.gprs[0] as u32;
+        let sub = self.guest.regs.gprs[1] as u32;
         let cr4 = self.vmcs.read(field::CR4_READ_SHADOW);
         let now = cpuid::Now {
             cr4,
@@ -193,10 +195,10 @@ impl Inside<'_> {
         };
         let out = cpuid::lookup(&self.guest.cpuid, leaf, sub, &now);
         let [eax, ebx, ecx, edx] = out.map(u64::from);
-        self.guest.gprs[0] = eax;
-        self.guest.gprs[3] = ebx;
-        self.guest.gprs[1] = ecx;
-        self.guest.gprs[2] = edx;
+        self.guest.regs.gprs[0] = eax;
+        self.guest.regs.gprs[3] = ebx;
+        self.guest.regs.gprs[1] = ecx;
+        self.guest.regs.gprs[2] = edx;
         self.skip(raw)
     }
 
@@ -216,7 +218,7 @@ impl Inside<'_> {
     /// XSETBV: any XCR0 that CPUID offers, the host has, and the rules of SDM 1
     /// 13.3 allow.
     fn xsetbv(&mut self, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
-        let gpr = |n: usize| self.guest.gprs.get(n).copied().unwrap_or(0) & 0xffff_ffff;
+        let gpr = |n: usize| self.guest.regs.gprs.get(n).copied().unwrap_or(0) & 0xffff_ffff;
         let value = gpr(0) | gpr(2) << 32;
         let offered = loans.fpu.mask() & cpuid::guest_xcr0(&self.guest.cpuid);
         if gpr(1) != 0 || !step::xcr0_valid(value, offered) {

@@ -142,12 +142,12 @@ impl Guest {
 impl Inside<'_> {
     /// RDMSR of an MSR that the bitmap does not pass through.
     pub(crate) fn rdmsr(&mut self, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
-        let [_, rcx, ..] = self.guest.gprs;
+        let [_, rcx, ..] = self.guest.regs.gprs;
         let index = rcx as u32;
         match self.guest.read_msr(self.vmcs, &loans.msrs, index) {
             None => self.fault(Exception::GP),
             Some(value) => {
-                let [rax, _, rdx, ..] = &mut self.guest.gprs;
+                let [rax, _, rdx, ..] = &mut self.guest.regs.gprs;
                 *rax = value & 0xffff_ffff;
                 *rdx = value >> 32;
                 self.skip(raw)
@@ -157,7 +157,7 @@ impl Inside<'_> {
 
     /// WRMSR of an MSR that the bitmap does not pass through.
     pub(crate) fn wrmsr(&mut self, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
-        let [rax, rcx, rdx, ..] = self.guest.gprs;
+        let [rax, rcx, rdx, ..] = self.guest.regs.gprs;
         let value = (rax & 0xffff_ffff) | rdx << 32;
         let caps = &self.vm.vmx.caps;
         let index = rcx as u32;

@@ -68,7 +68,7 @@ impl Guest {
     pub(crate) fn gpr(&self, vmcs: &Current<'_>, number: u8) -> u64 {
         match number & 15 {
             4 => vmcs.read(field::GUEST_RSP),
-            n => self.gprs.get(usize::from(n)).copied().unwrap_or(0),
+            n => self.regs.gprs.get(usize::from(n)).copied().unwrap_or(0),
         }
     }
 
@@ -77,7 +77,7 @@ impl Guest {
         match number & 15 {
             4 => vmcs.write(field::GUEST_RSP, value),
             n => {
-                if let Some(gpr) = self.gprs.get_mut(usize::from(n)) {
+                if let Some(gpr) = self.regs.gprs.get_mut(usize::from(n)) {
                     *gpr = value;
                 }
             }
@@ -87,7 +87,7 @@ impl Guest {
     /// KVM_GET_REGS.
     pub(crate) fn regs(&self) -> Regs {
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
-            self.gprs;
+            self.regs.gprs;
         Regs {
             rax,
             rbx,
@@ -112,7 +112,7 @@ impl Guest {
 
     /// KVM_SET_REGS. A pending exception belonged to the old registers and goes.
     pub(crate) fn set_regs(&mut self, r: &Regs) {
-        self.gprs = [
+        self.regs.gprs = [
             r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
             r.r12, r.r13, r.r14, r.r15,
         ];
@@ -198,7 +198,7 @@ impl Guest {
         let control = vmcore::cr::Control::RESET;
         self.refresh_masks(vmcs);
         self.load_sregs(vmcs, caps, &reset, &control);
-        if let Some(rdx) = self.gprs.get_mut(2) {
+        if let Some(rdx) = self.regs.gprs.get_mut(2) {
             *rdx = sregs::RESET_RDX;
         }
         self.rip = sregs::RESET_RIP;

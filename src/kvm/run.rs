@@ -126,7 +126,7 @@ fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
         return UserExit::Stop(Stop::Unexpected);
     };
     if !io.input {
-        let [rax, ..] = guest.gprs;
+        let [rax, ..] = guest.regs.gprs;
         area.store(run::PIO_DATA, rax);
     }
     guest.pending = Some(Pending {
@@ -148,7 +148,7 @@ fn complete(area: &Area, guest: &mut Guest) {
     }
     if let Some(size) = pending.input {
         let data = area.load::<u32>(run::PIO_DATA);
-        let [rax, ..] = &mut guest.gprs;
+        let [rax, ..] = &mut guest.regs.gprs;
         *rax = step::merge_in(*rax, data, size);
     }
     guest.skip(u64::from(pending.len));

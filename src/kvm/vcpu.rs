@@ -27,6 +27,7 @@ use crate::{
         region::Region,
         window::{
             Current,
+            Registers,
             Vmx,
             Window, //
         }, //
@@ -84,15 +85,14 @@ pub(crate) struct Pending {
 
 /// Everything of a vCPU that is not in the VMCS, or is cached from there.
 pub(crate) struct Guest {
-    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
-    pub(crate) gprs: [u64; 16],
+    pub(crate) regs: Registers,
     pub(crate) rip: u64,
     pub(crate) rflags: u64,
     /// GUEST_INTERRUPTIBILITY_STATE at the last exit.
     pub(crate) interruptibility: u32,
     /// A single-step trap is due after an instruction finished outside.
     pub(crate) single_step: bool,
-    /// The five above differ from the VMCS (RSP is `gprs[4]`).
+    /// The five above differ from the VMCS (RSP is `regs.gprs[4]`).
     pub(crate) dirty: bool,
     /// CS base, and whether CS holds 64-bit code, at the last exit.
     pub(crate) cs_base: u64,
@@ -171,7 +171,7 @@ impl Vcpu {
         let region = Region::new(vm.vmx.caps.revision())?;
         let msr_bitmap = Frame::new()?;
         let guest = Guest {
-            gprs: [0; 16],
+            regs: Registers::default(),
             rip: 0xfff0,
             rflags: 2,
             interruptibility: 0,

@@ -15,7 +15,8 @@
  *
  * @gprs is an array of 16 u64 in the order of the instruction encoding (RAX,
  * RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8-R15).  Slot 4 (RSP) is not used here:
- * the processor switches RSP itself through the VMCS.
+ * the processor switches RSP itself through the VMCS.  Behind it are the
+ * HOST_RSP that the VMCS holds, and the exit reason.
  */
 #include <linux/linkage.h>
 #include <linux/objtool.h>
@@ -28,6 +29,10 @@
 #define VMCS_EXIT_INTR_INFO	0x4404
 #define VMCS_HOST_RSP		0x6c14
 #define VMCS_HOST_RIP		0x6c16
+
+/* Offsets in struct Registers (src/vmx/window.rs) behind the 16 registers. */
+#define REGS_HOST_RSP		0x80
+#define REGS_EXIT_REASON	0x88
 
 /* Interruption information: valid bit and type field; type 2 is an NMI. */
 #define INTR_INFO_VALID_TYPE	0x80000700
@@ -45,11 +50,16 @@ SYM_FUNC_START(kvm_spp_enter)
 	push	%rbx
 	push	%rdi
 
+	/* Within a window the stack is the same each time. */
+	cmp	%rsp, REGS_HOST_RSP(%rdi)
+	je	.Lhost_ready
+	mov	%rsp, REGS_HOST_RSP(%rdi)
 	mov	$VMCS_HOST_RSP, %eax
 	vmwrite	%rsp, %rax
 	lea	kvm_spp_vmexit(%rip), %rdx
 	mov	$VMCS_HOST_RIP, %eax
 	vmwrite	%rdx, %rax
+.Lhost_ready:
 
 	/* The flags of this test decide below; MOV leaves them alone. */
 	testl	%esi, %esi
@@ -126,16 +136,17 @@ SYM_INNER_LABEL_ALIGN(kvm_spp_vmexit, SYM_L_GLOBAL)
 	FILL_RETURN_BUFFER %rcx, RSB_CLEAR_LOOPS, X86_FEATURE_RSB_VMEXIT, \
 			   X86_FEATURE_RSB_VMEXIT_LITE
 
-	testl	%ebx, %ebx
-	jnz	.Lout
-
 	/*
 	 * NMIs stay blocked after an NMI exit until an IRET (SDM 3C 28.3.3);
 	 * INT 2 runs the host's handler, whose IRET ends the blocking.  Exit
 	 * reason 0 is "exception or NMI".
 	 */
+	testl	%ebx, %ebx
+	jnz	.Lout
+	mov	(%rsp), %rdi
 	mov	$VMCS_EXIT_REASON, %eax
 	vmread	%rax, %rcx
+	mov	%ecx, REGS_EXIT_REASON(%rdi)
 	testw	%cx, %cx
 	jnz	.Lout
 	mov	$VMCS_EXIT_INTR_INFO, %eax

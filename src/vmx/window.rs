@@ -165,6 +165,21 @@ impl Drop for Window<'_> {
     }
 }
 
+/// What VM entry and exit exchange with the guest's registers; `enter.S` knows
+/// the layout.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Registers {
+    /// RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+    pub(crate) gprs: [u64; 16],
+    /// HOST_RSP as the VMCS holds it.
+    host_rsp: u64,
+    /// The exit reason field of the last exit.
+    pub(crate) exit_reason: u32,
+}
+static_assertions::const_assert_eq!(core::mem::offset_of!(Registers, host_rsp), 0x80);
+static_assertions::const_assert_eq!(core::mem::offset_of!(Registers, exit_reason), 0x88);
+
 /// Proof that a VMCS of ours is current on this CPU, in a window.
 ///
 /// # Invariants
@@ -199,11 +214,11 @@ impl Current<'_> {
 
     /// Runs the guest until a VM exit. False: the entry failed (VMfail), and
     /// the VM-instruction error field says why.
-    pub(crate) fn run(&self, gprs: &mut [u64; 16]) -> bool {
+    pub(crate) fn run(&self, regs: &mut Registers) -> bool {
         let launched = i32::from(self.launched.get());
         // SAFETY: A VMCS of ours is current with this CPU's host state (the
-        // caller synchronised it in this window); `gprs` is 16 registers.
-        let failed = unsafe { shim::kvm_spp_guest_run(gprs.as_mut_ptr(), launched) };
+        // caller synchronised it in this window); `regs` is laid out for `enter.S`.
+        let failed = unsafe { shim::kvm_spp_guest_run(regs, launched) };
         if failed == 0 {
             self.launched.set(true);
         }
