@@ -14,12 +14,14 @@ say() { printf 'lab [%s] %s\n' "$(elapsed)" "$*" >&2; }
 # The first 12 digits of the hash of the input.
 key_of_text() { sha256sum | cut -c1-12; }
 
-# One builder at a time: a second one waits, and then finds everything done.
-lock_build() {
-	mkdir -p "$cache"
-	exec 9>"$cache/build.lock"
+# lock_part DIR: one builder of a part at a time.  A second one waits, and then
+# finds the part done.
+lock_part() {
+	local name=${1##*/}
+	mkdir -p "$cache/lock"
+	exec 9>"$cache/lock/$name"
 	flock -n 9 && return
-	say "another 'lab build' is running, waiting for it"
+	say "$name is being built by somebody else, waiting"
 	flock 9
 }
 

@@ -32,6 +32,7 @@ cp bochs /lab/bochs/bochs
 build_bochs() {
 	local bochs
 	bochs=$(bochs_dir)
+	lock_part "$bochs"
 	[ ! -e "$bochs/done" ] || return 0
 	mkdir -p "$bochs"
 	long_step bochs 1360 enter_job / bash -c "$bochs_script" "$bochs_flags"

@@ -45,6 +45,7 @@ make -j"$(nproc)" LLVM=1 bzImage modules
 build_kernel() {
 	local kernel
 	kernel=$(kernel_dir)
+	lock_part "$kernel"
 	[ ! -e "$kernel/done" ] || return 0
 	mkdir -p "$kernel"
 	kernel_config >"$kernel/config"

@@ -141,6 +141,7 @@ mv /lab/versions.new /lab/versions
 build_root() {
 	local root
 	root=$(root_dir)
+	lock_part "$root"
 	[ ! -e "$root/lab/versions" ] || return 0
 	need_host_tools
 	if [ ! -e "$root/lab" ]; then
