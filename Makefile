@@ -20,8 +20,12 @@ modules_install: check-kdir
 clippy: check-kdir
 	+$(kbuild) CLIPPY=1 modules
 
+# What Kbuild leaves, by name: the kernel that it was built against, here or in
+# the lab, need not be there any more.
 clean:
-	$(if $(wildcard $(KDIR)/Makefile),+$(kbuild) clean)
+	find . -name .git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '.*.d' -o -name '*.rmeta' \
+		-o -name Module.symvers -o -name modules.order \) -type f -print0 | xargs -0r rm -f
 
 check-kdir:
 	@tests/check-kdir "$(KDIR)"

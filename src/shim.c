@@ -442,7 +442,8 @@ out:
 
 struct kvm_spp_notifier {
 	struct mmu_notifier mn;
-	void *vm;
+	const struct kvm_spp_notifier_ops *ops;
+	void *owner;
 };
 
 static int invalidate_range_start(struct mmu_notifier *mn,
@@ -450,8 +451,8 @@ static int invalidate_range_start(struct mmu_notifier *mn,
 {
 	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
 
-	return kvm_spp_rust_invalidate_start(n->vm, range->start, range->end,
-					     mmu_notifier_range_blockable(range));
+	n->ops->start(n->owner, range->start, range->end);
+	return 0;
 }
 
 static void invalidate_range_end(struct mmu_notifier *mn,
@@ -459,14 +460,14 @@ static void invalidate_range_end(struct mmu_notifier *mn,
 {
 	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
 
-	kvm_spp_rust_invalidate_end(n->vm, range->start, range->end);
+	n->ops->end(n->owner);
 }
 
 static void mm_release(struct mmu_notifier *mn, struct mm_struct *mm)
 {
 	struct kvm_spp_notifier *n = container_of(mn, struct kvm_spp_notifier, mn);
 
-	kvm_spp_rust_mm_release(n->vm);
+	n->ops->gone(n->owner);
 }
 
 static const struct mmu_notifier_ops notifier_ops = {
@@ -476,7 +477,8 @@ static const struct mmu_notifier_ops notifier_ops = {
 };
 
 /* Watches current->mm; the mm_struct stays allocated until unregistered. */
-struct kvm_spp_notifier *kvm_spp_notifier_register(void *vm)
+struct kvm_spp_notifier *
+kvm_spp_notifier_register(const struct kvm_spp_notifier_ops *ops, void *owner)
 {
 	struct kvm_spp_notifier *n = kzalloc(sizeof(*n), GFP_KERNEL_ACCOUNT);
 	int err;
@@ -484,7 +486,8 @@ struct kvm_spp_notifier *kvm_spp_notifier_register(void *vm)
 	if (!n)
 		return ERR_PTR(-ENOMEM);
 	n->mn.ops = &notifier_ops;
-	n->vm = vm;
+	n->ops = ops;
+	n->owner = owner;
 	err = mmu_notifier_register(&n->mn, current->mm);
 	if (err) {
 		kfree(n);

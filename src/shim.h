@@ -25,11 +25,12 @@ struct kvm_spp_host_state {
 	u16 kernel_cs, kernel_ss, tr;
 };
 
-/* Implemented in Rust (src/host/notifier.rs). */
-int kvm_spp_rust_invalidate_start(void *vm, unsigned long start,
-				  unsigned long end, bool blockable);
-void kvm_spp_rust_invalidate_end(void *vm, unsigned long start, unsigned long end);
-void kvm_spp_rust_mm_release(void *vm);
+/* What src/host/notifier.rs does when memory of the process changes. */
+struct kvm_spp_notifier_ops {
+	void (*start)(void *owner, unsigned long start, unsigned long end);
+	void (*end)(void *owner);
+	void (*gone)(void *owner);
+};
 
 /* Implemented in src/vmx/enter.S. */
 int kvm_spp_enter(u64 *gprs, int launched);
@@ -84,7 +85,8 @@ int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page);
 long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page);
 void kvm_spp_release_page(struct page *page, bool dirty);
 int kvm_spp_host_level(struct mm_struct *mm, unsigned long hva);
-struct kvm_spp_notifier *kvm_spp_notifier_register(void *vm);
+struct kvm_spp_notifier *
+kvm_spp_notifier_register(const struct kvm_spp_notifier_ops *ops, void *owner);
 void kvm_spp_notifier_unregister(struct kvm_spp_notifier *n);
 void kvm_spp_kick_cpu(unsigned int cpu);
 int kvm_spp_call_on_cpu(unsigned int cpu, void (*func)(void *), void *arg);

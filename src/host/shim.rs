@@ -11,6 +11,7 @@ use kernel::{
         c_int,
         c_long,
         c_uint,
+        c_ulong,
         c_void, //
     }, //
 };
@@ -41,6 +42,14 @@ pub(crate) struct HostState {
     pub(crate) kernel_cs: u16,
     pub(crate) kernel_ss: u16,
     pub(crate) tr: u16,
+}
+
+/// `struct kvm_spp_notifier_ops`.
+#[repr(C)]
+pub(crate) struct NotifierOps {
+    pub(crate) start: unsafe extern "C" fn(*mut c_void, c_ulong, c_ulong),
+    pub(crate) end: unsafe extern "C" fn(*mut c_void),
+    pub(crate) gone: unsafe extern "C" fn(*mut c_void),
 }
 
 /// Opaque `struct kvm_spp_notifier`.
@@ -110,7 +119,10 @@ unsafe extern "C" {
         -> c_long;
     pub(crate) fn kvm_spp_release_page(page: *mut bindings::page, dirty: bool);
     pub(crate) fn kvm_spp_host_level(mm: *mut bindings::mm_struct, hva: u64) -> c_int;
-    pub(crate) fn kvm_spp_notifier_register(vm: *mut c_void) -> *mut Notifier;
+    pub(crate) fn kvm_spp_notifier_register(
+        ops: *const NotifierOps,
+        owner: *mut c_void,
+    ) -> *mut Notifier;
     pub(crate) fn kvm_spp_notifier_unregister(n: *mut Notifier);
 
     pub(crate) safe fn kvm_spp_kick_cpu(cpu: c_uint);

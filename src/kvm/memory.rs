@@ -15,6 +15,7 @@ use crate::host::{
         Tables, //
     },
     gup::HostPage,
+    notifier::Invalidate,
     shim, //
 };
 use ept::{
@@ -215,10 +216,10 @@ impl Vm {
             _ => Level::Pt,
         }
     }
+}
 
-    /// The notifier: the host is about to change `start..end`. Removes all guest
-    /// mappings of it before it returns.
-    pub(crate) fn invalidate_start(&self, start: u64, end: u64) {
+impl Invalidate for Vm {
+    fn invalidate_start(&self, start: u64, end: u64) {
         let mut mmu = self.mmu.lock();
         mmu.range = match mmu.invalidating {
             0 => (start, end),
@@ -235,15 +236,13 @@ impl Vm {
         self.tlb.flush(&mmu, stale);
     }
 
-    /// The notifier: the change is made, look-ups may be believed again.
-    pub(crate) fn invalidate_end(&self) {
+    fn invalidate_end(&self) {
         let mut mmu = self.mmu.lock();
         mmu.sequence = mmu.sequence.wrapping_add(1);
         mmu.invalidating = mmu.invalidating.saturating_sub(1);
     }
 
-    /// The process is gone: nothing may be mapped or run any more.
-    pub(crate) fn mm_gone(&self) {
+    fn mm_gone(&self) {
         self.invalidate_start(0, u64::MAX);
     }
 }

@@ -62,6 +62,7 @@ use kernel::{
     }, //
 };
 use vmcore::{
+    cpuid,
     cr::{
         Control,
         Features, //
@@ -193,7 +194,7 @@ impl Vcpu {
             },
             xcr0: 1,
             cpuid: KVVec::new(),
-            features: vmcore::cpuid::features(&[]),
+            features: cpuid::features(&[]),
             signal_mask: None,
             host: HostFields::default(),
             reserve: Reserve::default(),
@@ -211,7 +212,7 @@ impl Vcpu {
             region,
             _msr_bitmap: msr_bitmap,
             guest,
-            fpu: GuestFpu::new(vmcore::cpuid::XCR0_MASK)?,
+            fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
         };
         state.initialise(vm, id == 0)?;
         let vcpu = Arc::pin_init(
@@ -331,7 +332,7 @@ impl VcpuFile {
                 state.fpu.set_image(&image)?;
             }
             KVM_SET_XCRS => {
-                let mask = state.fpu.mask();
+                let mask = state.fpu.mask() & cpuid::guest_xcr0(&state.guest.cpuid);
                 state.guest.set_xcrs(&user::read::<Xcrs>(arg)?, mask)?;
             }
             // Without an interrupt controller in the kernel there is no other state.

@@ -53,6 +53,9 @@ use vmcore::cap::EptVpid;
 /// vCPUs that a VM may have.
 pub(crate) const MAX_VCPUS: u32 = 64;
 
+/// The highest address for KVM_SET_TSS_ADDR: three pages below 4 GiB.
+const TSS_ADDRESS_MAX: u64 = (1 << 32) - 3 * 4096;
+
 /// What changes by ioctls on the VM.
 #[derive(Default)]
 pub(crate) struct Config {
@@ -206,6 +209,7 @@ impl FdObject for Vm {
             KVM_GET_TSC_KHZ => return Ok(shim::kvm_spp_tsc_khz() as isize),
             // Real mode needs no task-state segment or identity map with
             // unrestricted guest, so the addresses are accepted and not used.
+            KVM_SET_TSS_ADDR if arg as u64 > TSS_ADDRESS_MAX => return Err(EINVAL),
             KVM_SET_TSS_ADDR => {}
             KVM_SET_IDENTITY_MAP_ADDR => this.set_identity_map(arg)?,
             _ => return Err(ENOTTY),
