@@ -7,16 +7,20 @@
 mod area;
 mod coexist;
 mod host;
+mod hotplug;
 mod ktap;
 mod lifetime;
 mod load;
 mod mmu;
 mod module;
 mod protect;
+mod reclaim;
 mod runner;
+mod signals;
 mod slot;
 mod slots;
 mod smp;
+mod uffd;
 
 use ktap::{Env, Test};
 use std::process::ExitCode;
@@ -44,6 +48,10 @@ fn tests() -> Vec<Test> {
         protect::TESTS,
         slots::TESTS,
         mmu::TESTS,
+        uffd::TESTS,
+        reclaim::TESTS,
+        signals::TESTS,
+        hotplug::TESTS,
         coexist::TESTS,
         lifetime::TESTS,
         module::TESTS,

@@ -152,22 +152,9 @@ fn whole_page(env: &Env) -> Verdict {
 }
 
 fn large_page(env: &Env) -> Verdict {
-    use crate::area::{Area, LARGE};
-    use kvm_bindings::kvm_userspace_memory_region;
-    const GPA: u64 = 0x4000_0000;
+    use crate::slot::{self, GPA};
     let vm = env.spp_vm()?;
-    let area = Area::new(LARGE);
-    area.advise(0, LARGE, libc::MADV_HUGEPAGE).unwrap();
-    area.store(0, 0);
-    let slot = kvm_userspace_memory_region {
-        slot: 1,
-        flags: 0,
-        guest_phys_addr: GPA,
-        memory_size: LARGE as u64,
-        userspace_addr: area.address(),
-    };
-    // SAFETY: The area outlives the VM's vCPU, which `check_sum` ends.
-    unsafe { vm.fd().set_user_memory_region(slot) }.unwrap();
+    let area = slot::add_large(&vm)?;
     let page = GPA + 77 * PAGE_SIZE;
     let (far, near) = (GPA + 500 * PAGE_SIZE, page + 0x280);
     let _here = host::Pinned::here(other_cpu());

@@ -2,8 +2,11 @@
 
 //! A second memslot, over an [`Area`].
 
-use crate::area::Area;
+use crate::area::{Area, LARGE};
+use crate::host;
+use crate::ktap::Skip;
 use kvm_bindings::kvm_userspace_memory_region;
+use std::fs;
 use std::sync::Arc;
 use vmm::Vm;
 
@@ -42,4 +45,25 @@ pub(crate) fn add(vm: &Vm, bytes: usize) -> Arc<Area> {
     let area = Arc::new(Area::new(bytes));
     place(vm, GPA, &area);
     area
+}
+
+/// Kilobytes of large pages in this process's anonymous memory.
+pub(crate) fn large_kilobytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find(|line| line.starts_with("AnonHugePages:"));
+    let number = line.unwrap().split_whitespace().nth(1).unwrap();
+    number.parse().unwrap()
+}
+
+/// One large page as the second memslot.
+pub(crate) fn add_large(vm: &Vm) -> Result<Arc<Area>, Skip> {
+    // Machines with little memory have it switched off.
+    host::set("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+    let area = add(vm, LARGE);
+    if area.advise(0, LARGE, libc::MADV_HUGEPAGE).is_err() {
+        return Err(Skip("no transparent large pages".into()));
+    }
+    area.store(0, 0);
+    assert!(large_kilobytes() > 0, "no large page");
+    Ok(area)
 }
