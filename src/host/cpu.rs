@@ -2,7 +2,10 @@
 
 //! CPU identification and MSRs of the host.
 
-use super::shim;
+use super::{
+    ex_table::on_fault,
+    shim, //
+};
 use core::arch::asm;
 use kernel::{
     ffi::c_void,
@@ -32,12 +35,7 @@ pub(crate) fn rdmsr(msr: u32) -> u64 {
         asm!(
             "2: rdmsr",
             "3:",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "3b"),
             in("ecx") msr,
             out("eax") low,
             out("edx") high,
@@ -71,12 +69,7 @@ pub(crate) fn wrmsr(msr: u32, value: u64) {
         asm!(
             "2: wrmsr",
             "3:",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "3b"),
             in("ecx") msr,
             in("eax") value as u32,
             in("edx") (value >> 32) as u32,

@@ -7,6 +7,7 @@
 //! reported like VMfail, so that a CPU that left VMX operation in a crash path
 //! cannot take the host down here.
 
+use crate::host::ex_table::on_fault;
 use core::arch::asm;
 use ept::Hpa;
 use kernel::prelude::*;
@@ -23,12 +24,7 @@ macro_rules! with_address {
                 asm!(
                     concat!("2: ", $insn, " qword ptr [{operand}]"),
                     "jbe {failed}",
-                    ".pushsection \"__ex_table\",\"a\"",
-                    ".balign 4",
-                    ".long 2b - .",
-                    ".long {failed} - .",
-                    ".long 1",
-                    ".popsection",
+                    on_fault!("2b", "{failed}"),
                     operand = in(reg) &operand,
                     failed = label { return Err(EIO) },
                 )
@@ -74,12 +70,7 @@ pub(super) unsafe fn vmxoff() -> Result {
         asm!(
             "2: vmxoff",
             "jbe {failed}",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long {failed} - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "{failed}"),
             failed = label { return Err(EIO) },
         )
     };
@@ -99,12 +90,7 @@ pub(super) unsafe fn vmptrst() -> Result<u64> {
         asm!(
             "2: vmptrst qword ptr [{address}]",
             "jbe {failed}",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long {failed} - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "{failed}"),
             address = in(reg) &mut address,
             failed = label { return Err(EIO) },
         )
@@ -127,12 +113,7 @@ pub(super) unsafe fn vmread(encoding: u64) -> u64 {
             "ja 4f",
             "3: xor {value:e}, {value:e}",
             "4:",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long 3b - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "3b"),
             value = out(reg) value,
             encoding = in(reg) encoding,
             options(nostack),
@@ -154,12 +135,7 @@ pub(super) unsafe fn vmwrite(encoding: u64, value: u64) -> bool {
         asm!(
             "2: vmwrite {encoding}, {value}",
             "jbe {failed}",
-            ".pushsection \"__ex_table\",\"a\"",
-            ".balign 4",
-            ".long 2b - .",
-            ".long {failed} - .",
-            ".long 1",
-            ".popsection",
+            on_fault!("2b", "{failed}"),
             encoding = in(reg) encoding,
             value = in(reg) value,
             failed = label { return false },
@@ -180,12 +156,7 @@ macro_rules! invalidate {
                 asm!(
                     concat!("2: ", $insn, " {kind}, xmmword ptr [{descriptor}]"),
                     "jbe {failed}",
-                    ".pushsection \"__ex_table\",\"a\"",
-                    ".balign 4",
-                    ".long 2b - .",
-                    ".long {failed} - .",
-                    ".long 1",
-                    ".popsection",
+                    on_fault!("2b", "{failed}"),
                     kind = in(reg) kind,
                     descriptor = in(reg) &descriptor,
                     failed = label { return Err(EIO) },
