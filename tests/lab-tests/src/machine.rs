@@ -16,6 +16,7 @@ use guest::asm::CodeAssembler;
 use guest::{AssembleError, Mode, Program, CODE, STACK};
 use ioctl_api::memory::UserMemoryRegion;
 use ioctl_api::number::KVM_SET_USER_MEMORY_REGION;
+use ioctl_api::run::PIO_DATA;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 use vmm::{Vcpu, Vm};
@@ -213,11 +214,7 @@ impl Machine {
     fn event(&self) -> Event {
         let regs = self.regs();
         let vector = (regs.rip - STUBS) / STUB_SIZE;
-        let word = match self.program.mode {
-            Mode::Real => 2,
-            Mode::Long => 8,
-            _ => 4,
-        };
+        let word = self.word_size() as u64;
         let has_error = self.program.mode != Mode::Real && ERROR_CODES >> vector & 1 != 0;
         let frame = regs.rsp + word * u64::from(has_error);
         let at = |address: u64| self.word(address, word as usize);
@@ -263,11 +260,9 @@ impl Machine {
 
     /// Lets the handler of `event` return behind the instruction at its RIP.
     pub(crate) fn step_over(&self, event: &Event) {
-        let len = self
-            .program
-            .len_at(event.rip)
-            .expect("an instruction of the program");
-        self.set_qword(event.frame, event.rip + len);
+        let len = self.program.len_at(event.rip);
+        let next = event.rip + len.expect("an instruction of the program");
+        self.write(event.frame, &next.to_le_bytes()[..self.word_size()]);
     }
 
     /// General registers.
@@ -280,6 +275,13 @@ impl Machine {
         let mut regs = self.regs();
         change(&mut regs);
         self.cpu.set_regs(&regs).expect("KVM_SET_REGS");
+    }
+
+    /// Answers the IN that the guest stopped at.
+    pub(crate) fn answer(&self, value: u32) {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let page = Mapping::file(self.cpu.fd(), 0x1000, prot, PIO_DATA as i64).expect("mmap");
+        page.write(0, value.into());
     }
 
     /// Lets the device finish what the last exit left to be finished, without
@@ -315,6 +317,15 @@ impl Machine {
     /// Reads guest memory.
     pub(crate) fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
         self.vm.read(gpa, len).expect("guest memory")
+    }
+
+    /// Bytes of a word of an interrupt's frame.
+    fn word_size(&self) -> usize {
+        match self.program.mode {
+            Mode::Real => 2,
+            Mode::Long => 8,
+            _ => 4,
+        }
     }
 
     fn word(&self, gpa: u64, len: usize) -> u64 {

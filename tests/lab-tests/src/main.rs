@@ -62,7 +62,9 @@ fn tests() -> impl Iterator<Item = &'static Test> {
     [
         &[system::TESTS, vm::TESTS],
         vcpu::ALL,
-        &[modes::TESTS, exits::TESTS, events::TESTS],
+        &[modes::TESTS],
+        exits::ALL,
+        events::ALL,
         spp::ALL,
     ]
     .into_iter()
