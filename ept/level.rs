@@ -36,6 +36,13 @@ impl Level {
         1 << (self.shift() - PAGE_SHIFT)
     }
 
+    /// Low bits of a frame number that a table of this level decodes: two frames that
+    /// differ in no higher bit share the table.
+    #[inline]
+    pub(crate) const fn table_bits(self) -> u32 {
+        Self::INDEX_BITS * self as u32
+    }
+
     /// Index of the entry for `gfn` in a table of this level, 0 to 511.
     #[inline]
     pub const fn index(self, gfn: Gfn) -> usize {

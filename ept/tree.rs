@@ -92,8 +92,24 @@ impl<F: Format> Tree<F> {
     /// Follows `gfn` to the entry where the processor's walk would end. A frame that four levels
     /// cannot reach is a hole in the root.
     pub fn walk<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Found {
-        let mut level = Level::Pml4;
-        let mut table = self.root;
+        Self::descend(mem, self.root, Level::Pml4, gfn)
+    }
+
+    /// Walks for many frames, cheapest when they ascend. See [`Cursor`].
+    #[inline]
+    pub const fn cursor<'a, M: PhysMem>(&'a self, mem: &'a M) -> Cursor<'a, F, M> {
+        Cursor {
+            tree: self,
+            mem,
+            table: self.root,
+            level: Level::Pml4,
+            near: Gfn::new(0),
+        }
+    }
+
+    /// The part of a walk from `table` of `level` on.
+    #[inline]
+    fn descend<M: PhysMem>(mem: &M, mut table: Hpa, mut level: Level, gfn: Gfn) -> Found {
         loop {
             let slot = Slot::new(table, level.index(gfn));
             let raw = if gfn.translatable() {
@@ -232,6 +248,35 @@ impl<F: Format> Tree<F> {
             }
         }
         visit(table);
+    }
+}
+
+/// Walks one tree for one frame after another, and starts each walk in the table where the last
+/// one ended, if that table covers the frame too: one load a page within a `Pt` table.
+///
+/// It reads each entry anew, so entries may change between two walks, tables may be linked, and
+/// leaves may come and go. No table may be unlinked while a cursor lives.
+#[derive(Debug)]
+pub struct Cursor<'a, F, M> {
+    tree: &'a Tree<F>,
+    mem: &'a M,
+    table: Hpa,
+    level: Level,
+    /// A frame that `table` covers.
+    near: Gfn,
+}
+
+impl<F: Format, M: PhysMem> Cursor<'_, F, M> {
+    /// [`Tree::walk`] for `gfn`.
+    #[inline]
+    pub fn walk(&mut self, gfn: Gfn) -> Found {
+        let beyond = (gfn.get() ^ self.near.get()) >> self.level.table_bits();
+        if beyond != 0 {
+            (self.table, self.level) = (self.tree.root, Level::Pml4);
+        }
+        let found = Tree::<F>::descend(self.mem, self.table, self.level, gfn);
+        (self.table, self.level, self.near) = (found.slot.table(), found.level, gfn);
+        found
     }
 }
 

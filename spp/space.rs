@@ -19,8 +19,8 @@
 //! the VM's lock over the tables.
 
 use ept::{
-    Bits, Blocked, Ept, Found, Frames, Gfn, Hpa, Kind, Leaf, Level, NoFrame, PhysMem, Slot, Tree,
-    PAGE_SIZE,
+    Bits, Blocked, Cursor, Ept, Found, Frames, Gfn, Hpa, Kind, Leaf, Level, NoFrame, PhysMem, Slot,
+    Tree, PAGE_SIZE,
 };
 
 use crate::{Mask, Sppt, Stale};
@@ -110,6 +110,26 @@ impl Space {
         self.restriction(mem, gfn).1
     }
 
+    /// Shows `visit` the map of page `start + i`, for each `i` below `pages` in ascending order,
+    /// with one walk for each table of the range. [`Mask::ALL`] as for [`Space::mask`].
+    #[inline]
+    pub fn masks<M: PhysMem>(
+        &self,
+        mem: &M,
+        start: Gfn,
+        pages: u64,
+        mut visit: impl FnMut(u64, Mask),
+    ) {
+        let mut cursor = self.sppt.as_ref().map(|sppt| sppt.cursor(mem));
+        for i in 0..pages {
+            let found = match (&mut cursor, start.checked_add(i)) {
+                (Some(cursor), Some(gfn)) => Some(cursor.walk(gfn)),
+                _ => None,
+            };
+            visit(i, found.map_or(Mask::ALL, |found| in_force(&found)));
+        }
+    }
+
     /// The largest leaf that may cover the frame: none may reach across a 2-MiB region that
     /// has a vector table, because a page in it may be protected.
     #[inline]
@@ -124,21 +144,14 @@ impl Space {
         Leaf::parse(found.raw, found.level)
     }
 
-    /// The largest leaf and the map that the SPPT leaves to a frame, from one walk. A vector that
-    /// the processor would refuse denies everything.
+    /// The largest leaf and the map that the SPPT leaves to a frame, from one walk.
     #[inline]
     fn restriction<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> (Level, Mask) {
         let Some(sppt) = &self.sppt else {
             return (Level::Pdpt, Mask::ALL);
         };
         let found = sppt.walk(mem, gfn);
-        match found.kind {
-            Kind::Leaf => (
-                Level::Pt,
-                Mask::from_vector(found.raw).unwrap_or(Mask::NONE),
-            ),
-            _ => (found.level.min(Level::Pdpt), Mask::ALL),
-        }
+        (found.level.min(Level::Pdpt), in_force(&found))
     }
 
     /// Maps the naturally aligned region of `level` around `gfn` to the host memory from `hpa` on,
@@ -282,52 +295,20 @@ impl Space {
         pages: u64,
         mut map: impl FnMut(u64) -> Mask,
     ) -> Option<Stale> {
-        let sppt = self.sppt.as_ref()?;
+        let mut vectors = self.sppt.as_ref()?.cursor(mem);
+        let mut leaves = self.ept.cursor(mem);
         let mut stale = None;
         for i in 0..pages {
             let Some(gfn) = start.checked_add(i).filter(|gfn| gfn.translatable()) else {
                 break;
             };
-            stale = Stale::merge(stale, self.commit(mem, sppt, gfn, map(i)));
+            let found = vectors.walk(gfn);
+            if found.kind == Kind::Leaf {
+                let changed = commit(mem, &found, &mut leaves, gfn, map(i));
+                stale = Stale::merge(stale, changed);
+            }
         }
         stale
-    }
-
-    /// The vector first, the leaf second: an armed leaf must find its vector, and while the leaf
-    /// still says W=1 no processor looks at the vector.
-    #[inline]
-    fn commit<M: PhysMem>(&self, mem: &M, sppt: &Tree<Sppt>, gfn: Gfn, new: Mask) -> Option<Stale> {
-        let found = sppt.walk(mem, gfn);
-        if found.kind != Kind::Leaf {
-            return None;
-        }
-        let old = Mask::from_vector(found.raw);
-        if old != Some(new) {
-            mem.store(found.slot, new.vector());
-        }
-        let tightened = old.is_none_or(|old| !new.allows(old));
-        let (armed, changed) = self.rearm(mem, gfn, new == Mask::ALL);
-        let vector_in_use = armed && old != Some(new);
-        (changed || tightened || vector_in_use).then(Stale::new)
-    }
-
-    /// Makes the leaf agree with a map that is `open` (ALL) or not. Returns whether it was armed
-    /// before and whether it was changed. Only an armed leaf becomes writable: bit 61 is the
-    /// proof that the host page is.
-    fn rearm<M: PhysMem>(&self, mem: &M, gfn: Gfn, open: bool) -> (bool, bool) {
-        let found = self.ept.walk(mem, gfn);
-        let Some(leaf) = Leaf::parse(found.raw, found.level) else {
-            return (false, false);
-        };
-        let (set, clear) = match (leaf.level, leaf.writable, leaf.subpage) {
-            (Level::Pt, true, _) if !open => (Bits::SPP, Bits::WRITE),
-            (Level::Pt, _, true) if open => (Bits::WRITE, Bits::SPP),
-            (Level::Pt, _, armed) => return (armed, false),
-            (_, _, _) if open => return (false, false),
-            (_, _, _) => (Bits::empty(), Bits::all()),
-        };
-        edit(mem, found.slot, found.raw, |bits| (bits - clear) | set);
-        (leaf.subpage, true)
     }
 
     /// Calls `visit` for each table frame of both trees, roots included, every child before its
@@ -359,6 +340,55 @@ impl Mapped {
             stale: (was == Kind::Leaf).then(Stale::new),
         }
     }
+}
+
+/// The map that a walk of the SPPT found. A vector that the processor would refuse denies
+/// everything.
+#[inline]
+fn in_force(found: &Found) -> Mask {
+    match found.kind {
+        Kind::Leaf => Mask::from_vector(found.raw).unwrap_or(Mask::NONE),
+        _ => Mask::ALL,
+    }
+}
+
+/// The vector first, the leaf second: an armed leaf must find its vector, and while the leaf
+/// still says W=1 no processor looks at the vector.
+#[inline]
+fn commit<M: PhysMem>(
+    mem: &M,
+    vector: &Found,
+    leaves: &mut Cursor<'_, Ept, M>,
+    gfn: Gfn,
+    map: Mask,
+) -> Option<Stale> {
+    let (old, new) = (vector.raw, map.vector());
+    if old != new {
+        mem.store(vector.slot, new);
+    }
+    let tightened = old & !new != 0;
+    let (armed, changed) = rearm(mem, &leaves.walk(gfn), map == Mask::ALL);
+    let vector_in_use = armed && old != new;
+    (changed || tightened || vector_in_use).then(Stale::new)
+}
+
+/// Makes the leaf agree with a map that is `open` (ALL) or not. Returns whether it was armed
+/// before and whether it was changed. Only an armed leaf becomes writable: bit 61 is the
+/// proof that the host page is.
+#[inline]
+fn rearm<M: PhysMem>(mem: &M, found: &Found, open: bool) -> (bool, bool) {
+    let Some(leaf) = Leaf::parse(found.raw, found.level) else {
+        return (false, false);
+    };
+    let (set, clear) = match (leaf.level, leaf.writable, leaf.subpage) {
+        (Level::Pt, true, _) if !open => (Bits::SPP, Bits::WRITE),
+        (Level::Pt, _, true) if open => (Bits::WRITE, Bits::SPP),
+        (Level::Pt, _, armed) => return (armed, false),
+        (_, _, _) if open => return (false, false),
+        (_, _, _) => (Bits::empty(), Bits::all()),
+    };
+    edit(mem, found.slot, found.raw, |bits| (bits - clear) | set);
+    (leaf.subpage, true)
 }
 
 /// Where `leaf` puts the first byte of `gfn`, a frame that it covers.

@@ -225,6 +225,49 @@ fn for_each_leaf_visits_what_the_range_touches() {
 }
 
 #[test]
+fn a_cursor_finds_what_a_walk_finds() {
+    let (ram, tree) = (Ram::default(), Tree::<Ept>::new(ROOT));
+    let mut frames = reserve(64);
+    let ends = [
+        (0, Level::Pt),
+        (511, Level::Pt),
+        (512, Level::Pd),
+        (1 << 18, Level::Pdpt),
+        (1 << 27, Level::Pt),
+        ((1 << 36) - 1, Level::Pt),
+    ];
+    for (gfn, level) in ends {
+        let slot = tree.ensure(&ram, &mut frames, Gfn::new(gfn), level);
+        ram.store(slot.unwrap(), 0x87);
+    }
+    let near = |gfn: u64| [gfn.saturating_sub(1), gfn, gfn + 1, gfn + 512];
+    let gfns: Vec<u64> = ends.iter().flat_map(|(gfn, _)| near(*gfn)).collect();
+    for first in &gfns {
+        for second in &gfns {
+            let mut cursor = tree.cursor(&ram);
+            for gfn in [*first, *second, 1 << 36, 1 << 63, *second] {
+                let gfn = Gfn::new(gfn);
+                assert_eq!(cursor.walk(gfn), tree.walk(&ram, gfn), "{first:#x} {gfn:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cursor_sees_what_changes_between_walks() {
+    let (ram, tree) = (Ram::default(), Tree::<Ept>::new(ROOT));
+    let mut cursor = tree.cursor(&ram);
+    let gfn = Gfn::new(7);
+    assert_eq!(cursor.walk(gfn).level, Level::Pml4);
+    let slot = tree.ensure(&ram, &mut reserve(3), gfn, Level::Pt).unwrap();
+    assert_eq!(cursor.walk(gfn).slot, slot);
+    ram.store(slot, 7);
+    assert_eq!(cursor.walk(gfn).kind, Kind::Leaf);
+    ram.store(slot, 0);
+    assert_eq!(cursor.walk(gfn).kind, Kind::Hole);
+}
+
+#[test]
 fn for_each_table_shows_children_first_and_each_once() {
     let (ram, tree) = (Ram::default(), Tree::<Filled>::new(ROOT));
     let mut frames = reserve(64);

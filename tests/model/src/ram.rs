@@ -27,6 +27,7 @@ pub struct Ram {
     words: RefCell<Vec<u64>>,
     journal: RefCell<Vec<Change>>,
     interfere: Cell<u64>,
+    loads: Cell<u64>,
 }
 
 impl Ram {
@@ -60,6 +61,11 @@ impl Ram {
         self.journal.take()
     }
 
+    /// Loads since the last call.
+    pub fn take_loads(&self) -> u64 {
+        self.loads.take()
+    }
+
     /// Lets the processor set `bits` in the word of the next compare-exchange just before it,
     /// as it does with the accessed and dirty flags.
     pub fn interfere(&self, bits: u64) {
@@ -78,6 +84,7 @@ impl Ram {
 
 impl PhysMem for Ram {
     fn load(&self, at: Slot) -> u64 {
+        self.loads.set(self.loads.get() + 1);
         self.read(Self::address(at))
     }
 
@@ -90,7 +97,7 @@ impl PhysMem for Ram {
 
     fn compare_exchange(&self, at: Slot, old: u64, new: u64) -> Result<(), u64> {
         let bits = self.interfere.take();
-        let found = self.load(at) | bits;
+        let found = self.read(Self::address(at)) | bits;
         self.write(Self::address(at), found);
         if found != old {
             return Err(found);

@@ -309,6 +309,50 @@ fn maps_are_asked_for_by_position() {
 }
 
 #[test]
+fn masks_are_shown_by_position() {
+    let vm = Vm::new();
+    vm.protect(Gfn::new(511), MAP);
+    vm.protect(Gfn::new((1 << 36) - 1), Mask::NONE);
+    let shown = |start, pages| {
+        let mut shown = Vec::new();
+        vm.space.masks(&vm.ram, Gfn::new(start), pages, |i, mask| {
+            assert_eq!(i, shown.len() as u64);
+            shown.push(mask);
+        });
+        shown
+    };
+    assert_eq!(shown(510, 4), [Mask::ALL, MAP, Mask::ALL, Mask::ALL]);
+    let end = [Mask::ALL, Mask::NONE, Mask::ALL, Mask::ALL];
+    assert_eq!(shown((1 << 36) - 2, 4), end, "also beyond the end");
+    assert_eq!(shown(u64::MAX, 2), [Mask::ALL; 2]);
+    assert_eq!(shown(511, 0), []);
+}
+
+#[test]
+fn a_range_is_walked_once_for_each_table() {
+    let vm = Vm::new();
+    let (start, pages) = (Gfn::new((1 << 27) - 512), 1024);
+    let mut frames = Reserve::new(&vm.ram, frames_for_masks(pages));
+    let reserved = vm.space.reserve_masks(&vm.ram, &mut frames, start, pages);
+    assert_eq!(reserved, Ok(()));
+    for i in 0..pages {
+        let gfn = Gfn::new(start.get() + i);
+        assert!(vm.map_at(gfn, Level::Pt, 0x5000, true).changed);
+    }
+    vm.ram.take_loads();
+    let stale = vm.space.commit_masks(&vm.ram, start, pages, |_| MAP);
+    assert!(stale.is_some());
+    assert_eq!(
+        vm.ram.take_loads(),
+        2 * (pages + 2 * 3),
+        "vectors and leaves"
+    );
+    vm.space
+        .masks(&vm.ram, start, pages, |_, mask| assert_eq!(mask, MAP));
+    assert_eq!(vm.ram.take_loads(), pages + 2 * 3);
+}
+
+#[test]
 fn an_exchange_that_fails_is_tried_with_what_was_found() {
     let vm = Vm::new();
     assert!(vm.map(true).changed);

@@ -432,7 +432,18 @@ impl<'a> World<'a> {
                 self.check_write(gfn, *probe);
             }
         }
+        self.check_ranges();
         self.audit();
+    }
+
+    /// A range shows what its pages show, also across tables and the end of the address space.
+    fn check_ranges(&self) {
+        for base in REGIONS {
+            let start = base.saturating_sub(3);
+            self.space.masks(self.ram, Gfn::new(start), 519, |i, mask| {
+                assert_eq!(mask.raw(), self.map_of(start + i));
+            });
+        }
     }
 
     fn armed(&self, gfn: u64) -> bool {
