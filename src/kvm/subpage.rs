@@ -15,6 +15,7 @@ use ept::Gfn;
 use ioctl_api::subpage::Maps;
 use kernel::prelude::*;
 use spp::Mask;
+use zerocopy::IntoBytes;
 
 impl Vm {
     /// Sets the maps of a range, all or nothing: no other caller and no vCPU
@@ -24,7 +25,11 @@ impl Vm {
     /// `ENOMEM`; nothing has changed then.
     pub(crate) fn set_maps(&self, request: &Maps) -> Result {
         let (start, pages) = self.range(request)?;
-        let maps = user::read_array::<u32>(request.maps as usize, pages as usize)?;
+        let mut maps = KVVec::from_elem(0u32, pages as usize, GFP_KERNEL_ACCOUNT)?;
+        let bytes = maps.as_mut_slice().as_mut_bytes();
+        user::slice(request.maps as usize, bytes.len())
+            .reader()
+            .read_slice(bytes)?;
         let mut reserve = Reserve::default();
         // Most calls find their tables there, so frames are taken only on demand.
         let mut frames = 0;
@@ -52,15 +57,13 @@ impl Vm {
     /// Copies the maps of a range to user space; all ones for a page without one.
     pub(crate) fn get_maps(&self, request: &Maps) -> Result {
         let (start, pages) = self.range(request)?;
-        let mut maps = KVVec::with_capacity(pages as usize, GFP_KERNEL_ACCOUNT)?;
+        let mut maps = KVVec::from_elem(Mask::ALL.raw(), pages as usize, GFP_KERNEL_ACCOUNT)?;
         let mmu = self.mmu.lock();
-        for i in 0..pages {
-            let mask = start
-                .checked_add(i)
-                .map_or(Mask::ALL, |gfn| mmu.space.mask(&mmu.tables, gfn));
-            // The capacity is there, so this neither allocates nor fails.
-            maps.push(mask.raw(), GFP_NOWAIT)?;
-        }
+        mmu.space.masks(&mmu.tables, start, pages, |i, mask| {
+            if let Some(map) = maps.get_mut(i as usize) {
+                *map = mask.raw();
+            }
+        });
         drop(mmu);
         user::write_array(request.maps as usize, &maps)
     }
