@@ -54,7 +54,7 @@ fn no_execute(lab: &Lab) {
         a.mov(rbx, 0x4000_0000_u64 + SCRATCH)?;
         a.jmp(rbx)
     });
-    machine.set_qword(TABLES + 0x1008, 1 << 63 | 0x83);
+    machine.set_qword(TABLES + 0x1008, (1 << 63) | 0x83);
     let mut sregs = machine.sregs();
     sregs.efer |= 1 << 11;
     machine.set_sregs(&sregs);
@@ -73,7 +73,7 @@ fn error_codes(lab: &Lab) {
         a.hlt()
     });
     machine.write(0x2000 + 0x77 * 16 + 5, &[0xe]);
-    for (vector, error) in [(13, 0x50), (11, 0x77 << 3 | 2), (13, 0)] {
+    for (vector, error) in [(13, 0x50), (11, (0x77 << 3) | 2), (13, 0)] {
         let event = machine.expect_event(vector);
         assert_eq!(event.error, error, "vector {vector}");
         machine.step_over(&event);

@@ -74,7 +74,7 @@ fn cpuid_says_what_was_set(lab: &Lab) {
 /// Leaf, register and bits that follow the state of the vCPU: OSXSAVE and
 /// MONITOR, APIC, OSPKE, the size of the XSAVE area.
 const DYNAMIC: [(u32, usize, u64); 4] = [
-    (1, 2, 1 << 27 | 1 << 3),
+    (1, 2, (1 << 27) | (1 << 3)),
     (1, 3, 1 << 9),
     (7, 2, 1 << 4),
     (0xd, 1, u64::MAX),
@@ -124,7 +124,7 @@ fn cpuid_follows_osxsave(lab: &Lab) {
     });
     machine.expect_hlt();
     let regs = machine.regs();
-    assert_eq!((regs.rsi >> 27 & 1, regs.rdi >> 27 & 1), (0, 1));
+    assert_eq!(((regs.rsi >> 27) & 1, (regs.rdi >> 27) & 1), (0, 1));
 }
 
 fn hlt(lab: &Lab) {
@@ -206,7 +206,7 @@ fn xsetbv(lab: &Lab) {
 
 fn xsetbv_bad_values(lab: &Lab) {
     let mut machine = xcr0_writer(lab);
-    for (index, value) in [(0, 0), (0, 2), (0, 5), (0, 1 << 62 | 1), (1, 1), (77, 1)] {
+    for (index, value) in [(0, 0), (0, 2), (0, 5), (0, (1 << 62) | 1), (1, 1), (77, 1)] {
         machine.restart();
         machine.change_regs(|r| (r.rax, r.rdx, r.rcx) = (value & 0xffff_ffff, value >> 32, index));
         let event = machine.expect_event(13);
@@ -300,7 +300,7 @@ fn rdtscp_and_rdpid(lab: &Lab) {
         .as_slice()
         .iter()
         .find(leaf)
-        .is_none_or(|e| e.edx >> 27 & 1 == 0)
+        .is_none_or(|e| (e.edx >> 27) & 1 == 0)
     {
         lab.skip("no RDTSCP");
     }

@@ -3,7 +3,7 @@
 //! Runs tests and reports them as KTAP. A test fails by a panic; it is skipped
 //! by [`Lab::skip`], which unwinds too.
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 use std::cell::RefCell;
 use std::ffi::CString;
 use std::io::Write;
@@ -92,13 +92,6 @@ impl Lab {
         let cap = ioctl_api::subpage::KVM_CAP_SPP;
         if self.kvm().check_extension_raw(cap.into()) <= 0 {
             self.skip("no sub-page write permissions");
-        }
-    }
-
-    /// Skips unless the device has the capability.
-    pub(crate) fn needs(&self, cap: Cap) {
-        if !self.kvm().check_extension(cap) {
-            self.skip(&format!("no capability {cap:?}"));
         }
     }
 }

@@ -31,7 +31,7 @@ const STUBS: u64 = 0x3000;
 const STUB_SIZE: u64 = 16;
 const STUB_PORT: u16 = 0xe0;
 const VECTORS: u64 = 64;
-const ERROR_CODES: u64 = 1 << 8 | 0x1f << 10 | 1 << 17;
+const ERROR_CODES: u64 = (1 << 8) | (0x1f << 10) | (1 << 17);
 
 /// Why the guest stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Machine {
         let mode = self.program.mode;
         for vector in 0..VECTORS {
             let stub = STUBS + STUB_SIZE * vector;
-            self.write(stub, &stub_code(mode, ERROR_CODES >> vector & 1 != 0));
+            self.write(stub, &stub_code(mode, (ERROR_CODES >> vector) & 1 != 0));
             let (at, gate) = gate(mode, vector, stub);
             self.write(at, &gate);
         }
@@ -215,7 +215,7 @@ impl Machine {
         let regs = self.regs();
         let vector = (regs.rip - STUBS) / STUB_SIZE;
         let word = self.word_size() as u64;
-        let has_error = self.program.mode != Mode::Real && ERROR_CODES >> vector & 1 != 0;
+        let has_error = self.program.mode != Mode::Real && (ERROR_CODES >> vector) & 1 != 0;
         let frame = regs.rsp + word * u64::from(has_error);
         let at = |address: u64| self.word(address, word as usize);
         Event {

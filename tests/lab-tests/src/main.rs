@@ -93,6 +93,10 @@ fn main() -> ExitCode {
                 .any(|f| test.name().contains(f.as_str()))
     };
     let selected: Vec<&Test> = tests().filter(wanted).collect();
+    if selected.is_empty() {
+        eprintln!("spp-tests: no test has such a name");
+        return ExitCode::from(2);
+    }
     if args.list {
         for test in selected {
             println!("{}", test.name());

@@ -339,7 +339,7 @@ fn machine_status_word(lab: &Lab) {
 
 fn efer_bad_values(lab: &Lab) {
     // A reserved bit; long mode off while paging is on.
-    for value in [LME | LMA | 2, LMA, 0, 1 << 32 | LME | LMA] {
+    for value in [LME | LMA | 2, LMA, 0, (1 << 32) | LME | LMA] {
         let mut machine = Machine::long(lab, |a| {
             a.wrmsr()?;
             a.hlt()
@@ -357,7 +357,7 @@ fn efer_bad_values(lab: &Lab) {
 
 /// PDPTEs are checked when PAE paging is switched on.
 fn bad_pdpte_is_refused(lab: &Lab) {
-    for bad in [1 | 2, 1 | 4, 1 | 1 << 5, 1 | 1 << 63] {
+    for bad in [1 | 2, 1 | 4, 1 | (1 << 5), 1 | (1 << 63)] {
         let mut machine = Machine::new(lab, Mode::Protected, |a| {
             a.mov(eax, PAE_TABLES as u32)?;
             a.mov(cr3, eax)?;

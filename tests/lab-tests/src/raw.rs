@@ -27,7 +27,7 @@ pub(crate) fn number(fd: &impl AsRawFd, code: u32, arg: usize) -> Sys {
 /// An ioctl whose argument is the address of `value`, which must be at least as
 /// large as the code says. `T` is plain data: the kernel may change any byte.
 pub(crate) fn with<T: Copy>(fd: &impl AsRawFd, code: u32, value: &mut T) -> Sys {
-    let size = (code >> 16 & 0x3fff) as usize;
+    let size = ((code >> 16) & 0x3fff) as usize;
     assert!(
         size_of::<T>() >= size,
         "argument of ioctl {code:#x} is too small"
@@ -45,6 +45,23 @@ pub(crate) fn with<T: Copy>(fd: &impl AsRawFd, code: u32, value: &mut T) -> Sys 
 pub(crate) fn owned(fd: Sys) -> Result<OwnedFd, i32> {
     // SAFETY: the kernel has just made the descriptor and nobody else has it.
     fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A file in memory of `len` zeros.
+pub(crate) fn memfd(len: usize) -> OwnedFd {
+    // SAFETY: the name is a C string.
+    let file = owned(Ok(unsafe { libc::memfd_create(c"guest".as_ptr(), 0) })).expect("memfd");
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), len as i64) }, 0);
+    file
+}
+
+/// Gives back a part of a file's memory, which then reads as zeros.
+pub(crate) fn punch_hole(file: &OwnedFd, offset: usize, len: usize) {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no memory is involved; mappings of the file are volatile.
+    let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };
+    assert_eq!(result, 0);
 }
 
 /// Anonymous memory, or a mapping of a file.
@@ -134,6 +151,19 @@ impl Mapping {
             -1 => Err(errno()),
             result => Ok(result),
         }
+    }
+
+    /// `mprotect` of all.
+    pub(crate) fn protect(&self, prot: i32) {
+        // SAFETY: the whole mapping, of which nobody holds references.
+        assert_eq!(unsafe { libc::mprotect(self.start, self.len, prot) }, 0);
+    }
+
+    /// A number that depends on every byte.
+    pub(crate) fn checksum(&self) -> u64 {
+        (0..self.len / 8).fold(0, |sum: u64, n| {
+            sum.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.read(8 * n)
+        })
     }
 
     /// Unmaps a part and maps new zeros there.

@@ -6,6 +6,8 @@
 mod calls;
 mod delivery;
 mod memory;
+mod modes;
+mod sharing;
 mod stores;
 
 use crate::harness::Test;
@@ -14,7 +16,14 @@ use guest::asm::*;
 use vmm::SppExit;
 
 /// The tests of all parts.
-pub(crate) const ALL: &[&[Test]] = &[calls::TESTS, stores::TESTS, delivery::TESTS, memory::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[
+    calls::TESTS,
+    stores::TESTS,
+    modes::TESTS,
+    delivery::TESTS,
+    memory::TESTS,
+    sharing::TESTS,
+];
 
 /// A 64-bit guest that stores AL to where RBX points, and halts.
 fn storer(lab: &crate::harness::Lab) -> Machine {
@@ -41,7 +50,7 @@ fn check_map(machine: &mut Machine, page: u64, map: u32) {
         let gpa = page + n * guest::SUBPAGE_SIZE + 5;
         let old = machine.read(gpa, 1)[0];
         let exit = store(machine, gpa, old ^ 0x55);
-        let allowed = map >> n & 1 != 0;
+        let allowed = (map >> n) & 1 != 0;
         assert_eq!(
             exit.is_none(),
             allowed,

@@ -178,13 +178,13 @@ fn supported_cpuid_content(lab: &Lab) {
     assert!(find(0, 0).eax >= 0xd);
     let features = find(1, 0);
     if lab.is_ours() {
-        assert_eq!(features.ecx & 1 << 5, 0, "no VMX");
+        assert_eq!(features.ecx & (1 << 5), 0, "no VMX");
     }
-    assert_ne!(features.ecx & 1 << 31, 0, "hypervisor");
+    assert_ne!(features.ecx & (1 << 31), 0, "hypervisor");
     // FPU, MSR, PAE, FXSR, SSE, SSE2.
-    let base = 1 | 1 << 5 | 1 << 6 | 1 << 24 | 1 << 25 | 1 << 26;
+    let base = 1 | (1 << 5) | (1 << 6) | (1 << 24) | (1 << 25) | (1 << 26);
     assert_eq!(features.edx & base, base);
-    assert_ne!(find(0x8000_0001, 0).edx & 1 << 29, 0, "long mode");
+    assert_ne!(find(0x8000_0001, 0).edx & (1 << 29), 0, "long mode");
     let signature = find(0x4000_0000, 0);
     assert_eq!(signature.ebx.to_le_bytes(), *b"KVMK");
     assert_eq!(find(0xd, 0).eax & 3, 3, "x87 and SSE state");

@@ -28,7 +28,7 @@ tests![
 
 const VECTOR: u8 = 0x31;
 /// RFLAGS.IF, and bit 1.
-const IF: u64 = 1 << 9 | 2;
+const IF: u64 = (1 << 9) | 2;
 
 fn queue(machine: &Machine, vector: u8) {
     let mut interrupt = Interrupt { irq: vector.into() };

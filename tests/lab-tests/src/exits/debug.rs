@@ -146,7 +146,7 @@ fn execution_breakpoint(lab: &Lab) {
     assert_eq!(event.rip, CODE + 1, "before the instruction");
     assert_eq!(debugregs(&machine).dr6, DR6 | B0);
     // IRET with RF set goes over it.
-    machine.set_qword(event.frame + 16, event.rflags | 1 << 16);
+    machine.set_qword(event.frame + 16, event.rflags | (1 << 16));
     machine.expect_hlt();
     assert_eq!(machine.regs().rax, 1);
 }
@@ -159,7 +159,7 @@ fn data_breakpoint(lab: &Lab) {
         a.hlt()
     });
     // 8 bytes, on writes.
-    set_debugregs(&machine, [0, SCRATCH, 0, 0], 0x400 | 4 | 0b1001 << 20);
+    set_debugregs(&machine, [0, SCRATCH, 0, 0], 0x400 | 4 | (0b1001 << 20));
     let event = machine.expect_event(1);
     let store = machine.program.instructions().nth(2).expect("NOP");
     assert_eq!(event.rip, store, "after the store");
@@ -227,9 +227,9 @@ fn general_detect(lab: &Lab) {
         a.mov(dr0, rax)?;
         a.hlt()
     });
-    set_debugregs(&machine, [5; 4], 0x400 | 1 << 13);
+    set_debugregs(&machine, [5; 4], 0x400 | (1 << 13));
     assert_eq!(machine.expect_event(1).rip, CODE);
     let now = debugregs(&machine);
     assert_eq!((now.dr6 & BD, now.db[0]), (BD, 5));
-    assert_eq!(now.dr7 & 1 << 13, 0, "GD is cleared for the handler");
+    assert_eq!(now.dr7 & (1 << 13), 0, "GD is cleared for the handler");
 }

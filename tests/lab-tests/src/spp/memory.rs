@@ -96,7 +96,7 @@ fn check_page(machine: &mut Machine, memory: &Mapping, page: u64, map: u32) {
         let offset = page * PAGE_SIZE + n * SUBPAGE_SIZE;
         memory.write(offset as usize, 0);
         let exit = store(machine, SLOT + offset, 0x99);
-        let allowed = map >> n & 1 != 0;
+        let allowed = (map >> n) & 1 != 0;
         assert_eq!(
             exit.is_none(),
             allowed,
@@ -124,7 +124,10 @@ fn slot_moved(lab: &Lab) {
     for n in 0..guest::SUBPAGES {
         assert_eq!(store(&mut machine, away + n * SUBPAGE_SIZE, 1), None);
         let second = away + PAGE_SIZE + n * SUBPAGE_SIZE;
-        assert_eq!(store(&mut machine, second, 1).is_none(), !MAP >> n & 1 != 0);
+        assert_eq!(
+            store(&mut machine, second, 1).is_none(),
+            (!MAP >> n) & 1 != 0
+        );
     }
     add_slot(&machine.vm, 1, SLOT, &memory, 0).expect("moved back");
     check(&mut machine, &memory, MAP);
@@ -232,7 +235,7 @@ fn large_page_after_unprotecting(lab: &Lab) {
         }
         assert_eq!(
             memory.read(511 << 12),
-            0x5a << 56 | (memory.read(511 << 12) << 8 >> 8)
+            (0x5a << 56) | (memory.read(511 << 12) << 8 >> 8)
         );
     }
 }
@@ -291,7 +294,7 @@ fn check_aliases(machine: &mut Machine, alias: u64) {
         assert!(store(machine, SLOT + offset, 3).is_some());
         assert_eq!(
             store(machine, alias + offset, 3).is_none(),
-            MAP >> n & 1 != 0
+            (MAP >> n) & 1 != 0
         );
     }
 }

@@ -47,7 +47,7 @@ fn every_store_under_every_map(lab: &Lab) {
     let background = vec![BACKGROUND; maps.len() * PAGE_SIZE as usize];
     vm.write(DATA, &background).expect("memory");
     let mut machine = Machine::load(vm, pattern.program(CODE).expect("a program"));
-    let allowed = |s: guest::Store| maps[s.page as usize] >> s.subpage & 1 != 0;
+    let allowed = |s: guest::Store| (maps[s.page as usize] >> s.subpage) & 1 != 0;
     for denied in pattern.stores().filter(|s| !allowed(*s)) {
         let exit = machine.expect_spp();
         assert_eq!(exit.gpa, pattern.address(denied), "{denied:?}");
@@ -255,7 +255,7 @@ fn two_sub_pages_at_once(lab: &Lab) {
         machine.restart();
         machine.change_regs(|r| (r.rbx, r.rax) = (at, u64::MAX));
         let exit = machine.expect_spp();
-        assert_eq!((exit.gpa, exit.denied & 1 << 3), (at, 1 << 3));
+        assert_eq!((exit.gpa, exit.denied & (1 << 3)), (at, 1 << 3));
         assert_eq!(
             machine.read(at, 8),
             [0; 8],

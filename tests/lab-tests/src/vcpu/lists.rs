@@ -273,12 +273,16 @@ fn cpuid_bad_address_width(lab: &Lab) {
         ..LEAF
     };
     for linear in [47, 49, 64] {
-        let entries = [LEAF, sizes(40 | linear << 8)];
+        let entries = [LEAF, sizes(40 | (linear << 8))];
         let result = raw::with(cpu.fd(), KVM_SET_CPUID2, &mut list(&entries));
         assert_eq!(result, Err(EINVAL), "{linear} bits");
     }
     assert_eq!(
-        raw::with(cpu.fd(), KVM_SET_CPUID2, &mut list(&[sizes(40 | 48 << 8)])),
+        raw::with(
+            cpu.fd(),
+            KVM_SET_CPUID2,
+            &mut list(&[sizes(40 | (48 << 8))])
+        ),
         Ok(0)
     );
 }

@@ -315,7 +315,7 @@ fn xcrs_bad_values(lab: &Lab) {
     let cpu = vcpu(lab);
     assert_eq!(set(&cpu, KVM_SET_XCRS, &xcr0(3)), Ok(0));
     // No x87; AVX without SSE; a component that does not exist; AVX-512 in part.
-    for value in [0, 2, 5, 1 << 62 | 3, 0x23] {
+    for value in [0, 2, 5, (1 << 62) | 3, 0x23] {
         assert_eq!(
             set(&cpu, KVM_SET_XCRS, &xcr0(value)),
             Err(EINVAL),
