@@ -152,7 +152,7 @@ fn kvm_comes_and_goes(env: &Env) -> Verdict {
     env.need_kvm()?;
     let last = host::cpus() - 1;
     let ours = [0, last].map(|cpu| Computing::start(&env.device, QUICK, Some(cpu)));
-    for round in 0..40 {
+    for round in 0..10 {
         whole_life(KVM, OTHER, round % (last + 1));
         ours.iter().for_each(|guest| guest.advance(1));
     }
@@ -164,7 +164,7 @@ fn ours_come_and_go(env: &Env) -> Verdict {
     env.need_kvm()?;
     let last = host::cpus() - 1;
     let theirs = [0, last].map(|cpu| Computing::start(KVM, OTHER, Some(cpu)));
-    for round in 0..40 {
+    for round in 0..10 {
         whole_life(&env.device, QUICK, round % (last + 1));
         theirs.iter().for_each(|guest| guest.advance(1));
     }
