@@ -17,7 +17,8 @@
 //!
 //! Exits that need nothing but the VMCS are finished inside, with IRQs off: a
 //! few hundred instructions. A pending host interrupt makes the next VM entry
-//! exit at once, so staying inside delays nobody.
+//! exit at once, so staying inside delays nobody. Only exceptions can come before
+//! the interrupt, so they close the window.
 
 use super::{
     area::Area,

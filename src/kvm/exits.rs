@@ -262,12 +262,12 @@ impl Inside<'_> {
     }
 
     fn exception(&mut self, loans: &mut Loans<'_>, raw: &RawExit, event: ExceptionOrNmi) -> Step {
-        match event {
+        let step = match event {
             // The host's handler ran right after the exit.
-            ExceptionOrNmi::Nmi => Step::Resume,
+            ExceptionOrNmi::Nmi => return Step::Resume,
             ExceptionOrNmi::MachineCheck => {
                 shim::kvm_spp_machine_check();
-                Step::Leave(Leave::Host)
+                Step::Resume
             }
             ExceptionOrNmi::Debug { conditions, icebp } => {
                 self.debug(loans, raw, conditions, icebp)
@@ -275,6 +275,13 @@ impl Inside<'_> {
             ExceptionOrNmi::Exception { vector, error_code } => {
                 self.fault(Exception::hardware(vector, error_code.unwrap_or(0)))
             }
+        };
+        match step {
+            // A guest can make the delivery of #DB or #AC raise it again for
+            // ever. These come before external interrupts (SDM 3A 6.9), so only
+            // here does the host get its turn.
+            Step::Resume => Step::Leave(Leave::Host),
+            leave => leave,
         }
     }
 }

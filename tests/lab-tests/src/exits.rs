@@ -6,6 +6,7 @@ mod debug;
 mod fpu;
 mod msr;
 mod port;
+mod storm;
 
 use crate::harness::{tests, Lab, Test};
 use crate::machine::{self, Machine, Stop, HOLE};
@@ -14,7 +15,7 @@ use guest::{Mode, CODE, SCRATCH};
 use kvm_bindings::kvm_cpuid_entry2;
 
 /// The tests of all parts.
-pub(crate) const ALL: &[&[Test]] = &[TESTS, port::TESTS, msr::TESTS, debug::TESTS, fpu::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[TESTS, port::TESTS, msr::TESTS, debug::TESTS, fpu::TESTS, storm::TESTS];
 
 tests![
     cpuid_says_what_was_set,
