@@ -69,7 +69,11 @@ fn breakpoint_on_its_own_frame(lab: &Lab) {
         dr7: 0x400 | 2 | 0b1001 << 16,
         ..Default::default()
     };
-    machine.cpu.fd().set_debug_regs(&regs).expect("debug registers");
+    machine
+        .cpu
+        .fd()
+        .set_debug_regs(&regs)
+        .expect("debug registers");
     let _alive = signal_often();
     assert_eq!(machine.run(), Stop::Error(libc::EINTR));
 }
