@@ -109,11 +109,11 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     }
     let current = window.load(region)?;
     let running = vm.tlb.enter(&current, guest.eptp)?;
-    shim::kvm_spp_window_begin();
     if guest.host.moved(&current) {
         // Translations that the guest invalidated elsewhere may be left here.
         current.invvpid(guest.vpid, guest.eptp)?;
     }
+    shim::kvm_spp_window_begin();
     let host = guest.host.sync(&current);
     guest.flush_registers(&current);
     let (mut switched, mut debug) = (guest.switched, guest.debug);
