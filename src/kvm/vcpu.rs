@@ -145,7 +145,8 @@ impl State {
     }
 
     /// Makes the VMCS current, with IRQs off, for `work`. Sleeping is not
-    /// possible inside.
+    /// possible inside. Translations that `work` invalidates go from this CPU
+    /// alone, so the CPU that the guest ran on counts as a new one.
     pub(crate) fn with_vmcs<R>(
         &mut self,
         vmx: &Vmx,
@@ -153,6 +154,9 @@ impl State {
     ) -> Result<R> {
         let mut window = Window::open(vmx)?;
         let current = window.load(&self.region)?;
+        if self.guest.host.moved(&current) {
+            self.guest.host.forget();
+        }
         Ok(work(&current, &mut self.guest))
     }
 }

@@ -40,6 +40,11 @@ impl HostFields {
         self.cpu != Some(vmcs.cpu())
     }
 
+    /// Has the next run start as on a new CPU, wherever it is.
+    pub(crate) fn forget(&mut self) {
+        self.cpu = None;
+    }
+
     /// Brings the host-state area up to date; the result is what
     /// `kvm_spp_host_restore` needs after the last VM exit of the window.
     pub(crate) fn sync(&mut self, vmcs: &Current<'_>) -> HostState {
