@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 /// Bytes of a large page.
 pub(crate) const LARGE: usize = 2 << 20;
 
-/// Private anonymous memory; the mapping inside may change at any time.
+/// Anonymous memory; the mapping inside may change at any time.
 pub(crate) struct Area {
     at: NonNull<u8>,
     bytes: usize,
@@ -20,6 +20,7 @@ unsafe impl Send for Area {}
 // SAFETY: As above.
 unsafe impl Sync for Area {}
 
+const MAYMOVE: i32 = libc::MREMAP_MAYMOVE;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 impl Area {
@@ -67,6 +68,23 @@ impl Area {
     /// New pages in place of those that are there, or of a hole.
     pub(crate) fn replace(&self) {
         self.map(libc::MAP_PRIVATE);
+    }
+
+    /// The same with new shared pages.
+    pub(crate) fn replace_shared(&self) {
+        self.map(libc::MAP_SHARED);
+    }
+
+    /// Another mapping of the same shared pages.
+    pub(crate) fn alias(&self) -> Self {
+        // SAFETY: An old size of 0 makes a second mapping of shared memory, at
+        // an address of the kernel's choice (man 2 mremap, BUGS).
+        let at = unsafe { libc::mremap(self.at.as_ptr().cast(), 0, self.bytes, MAYMOVE) };
+        assert_ne!(at, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        Self {
+            at: NonNull::new(at.cast()).unwrap(),
+            bytes: self.bytes,
+        }
     }
 
     /// Leaves a hole.

@@ -13,6 +13,7 @@ mod lifetime;
 mod load;
 mod mmu;
 mod module;
+mod nmi;
 mod protect;
 mod reclaim;
 mod runner;
@@ -55,6 +56,7 @@ fn tests() -> Vec<Test> {
         coexist::TESTS,
         lifetime::TESTS,
         module::TESTS,
+        nmi::TESTS,
     ]
     .concat()
 }

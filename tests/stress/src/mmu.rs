@@ -10,7 +10,7 @@ use crate::load;
 use crate::runner::{Flow, Runner};
 use crate::slot::{self, GPA};
 use guest::PAGE_SIZE;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 use vmm::{Exit, Vm};
 
@@ -35,6 +35,14 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new(
         "mmu: mmap over a page with a map keeps the map",
         replaced_with_map,
+    ),
+    Test::new(
+        "mmu: shared memory taken away does not change any more",
+        taken_away,
+    ),
+    Test::new(
+        "mmu: the same while another thread changes maps",
+        taken_away_amid_changes,
     ),
 ];
 
@@ -98,7 +106,7 @@ fn replaced(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..50 {
+    for _ in 0..200 {
         guest.counts_in(&area);
         area.replace();
         area.store(AT, MARK);
@@ -113,7 +121,7 @@ fn dropped(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..50 {
+    for _ in 0..200 {
         area.store(AT, MARK);
         guest.counts_in(&area);
         area.advise(0, BYTES, libc::MADV_DONTNEED).unwrap();
@@ -128,7 +136,7 @@ fn unmapped(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..20 {
+    for _ in 0..100 {
         guest.counts_in(&area);
         area.unmap();
         guest.faults();
@@ -143,7 +151,7 @@ fn readonly(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..20 {
+    for _ in 0..100 {
         guest.counts_in(&area);
         area.protect(false);
         let stopped = area.load(AT);
@@ -224,7 +232,7 @@ fn replaced_with_map(env: &Env) -> Verdict {
     guest.counts_in(&area);
     vm.set_maps(GPA + (AT as u64 & !(PAGE_SIZE - 1)), &[!1])
         .unwrap();
-    for _ in 0..20 {
+    for _ in 0..100 {
         area.replace();
         area.store(AT, MARK);
         let goal = guest.denied.load(SeqCst) + 3;
@@ -235,4 +243,65 @@ fn replaced_with_map(env: &Env) -> Verdict {
     }
     guest.end(false);
     Ok(())
+}
+
+/// Takes shared pages away from the guest, and looks at them through another
+/// mapping: a stale translation would still write there.
+fn take_away(area: &Area, guest: &Counting, rounds: u64) {
+    for _ in 0..rounds {
+        let alias = area.alias();
+        guest.runner.wait("the guest counts", || {
+            let before = alias.load(AT);
+            (0..100).any(|_| alias.load(AT) > before)
+        });
+        area.replace_shared();
+        let stopped = alias.load(AT);
+        guest.counts_in(area);
+        assert_eq!(alias.load(AT), stopped, "a store to memory taken away");
+    }
+}
+
+fn taken_away(env: &Env) -> Verdict {
+    let vm = env.vm();
+    let area = Area::shared(BYTES);
+    slot::place(&vm, GPA, &area);
+    let guest = Counting::start(&vm);
+    take_away(&area, &guest, 100);
+    guest.end(false);
+    Ok(())
+}
+
+/// Another thread takes the same translations away for other reasons.
+fn taken_away_amid_changes(env: &Env) -> Verdict {
+    let vm = env.spp_vm()?;
+    let area = Area::shared(BYTES);
+    slot::place(&vm, GPA, &area);
+    let page = GPA + (AT as u64 & !(PAGE_SIZE - 1));
+    let guest = Counting::start(&vm);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changer = scope.spawn(|| {
+            while !over.load(SeqCst) {
+                vm.set_maps(page, &[!1]).unwrap();
+                vm.set_maps(page, &[!(1 << 31)]).unwrap();
+                vm.set_maps(page, &[u32::MAX]).unwrap();
+                host::give_way();
+            }
+        });
+        let over = SetOnDrop(&over);
+        take_away(&area, &guest, 50);
+        drop(over);
+        changer.join().unwrap();
+    });
+    drop(guest.runner.stop());
+    Ok(())
+}
+
+/// Tells a thread to end, even after a failure.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }

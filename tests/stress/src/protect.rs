@@ -135,7 +135,7 @@ fn subpage(env: &Env) -> Verdict {
     let vm = env.spp_vm()?;
     // Another sub-page stays denied, so the page keeps its 4-KiB SPP leaf.
     vm.set_maps(DATA, &[!1]).unwrap();
-    one_vcpu(&vm, 60, |deny| {
+    one_vcpu(&vm, 300, |deny| {
         let map = if deny { !1 & !B_BIT } else { !1 };
         vm.set_maps(DATA, &[map]).unwrap();
     });
@@ -144,7 +144,7 @@ fn subpage(env: &Env) -> Verdict {
 
 fn whole_page(env: &Env) -> Verdict {
     let vm = env.spp_vm()?;
-    one_vcpu(&vm, 60, |deny| {
+    one_vcpu(&vm, 300, |deny| {
         vm.set_maps(DATA, &[if deny { 0 } else { u32::MAX }])
             .unwrap();
     });
@@ -160,7 +160,7 @@ fn large_page(env: &Env) -> Verdict {
     let _here = host::Pinned::here(other_cpu());
     let (runner, exits) = start(&vm, 0, load::counters(0, &[near, far]), Some(0));
     let at = |gpa: u64| usize::try_from(gpa - GPA).unwrap();
-    for _ in 0..20 {
+    for _ in 0..100 {
         vm.set_maps(page, &[!B_BIT]).unwrap();
         let stopped = area.load(at(near));
         let goal = area.load(at(far)) + 10;
@@ -187,7 +187,7 @@ fn two_vcpus(env: &Env) -> Verdict {
     for (index, (runner, _)) in (0..).zip(&running) {
         advance(&vm, runner, index, 10);
     }
-    flip(&vm, &running, &targets, 30, |deny| {
+    flip(&vm, &running, &targets, 12, |deny| {
         let map = if deny { !(B_BIT | 1 << 12) } else { u32::MAX };
         vm.set_maps(DATA, &[map]).unwrap();
     });
@@ -203,7 +203,7 @@ fn many_pages(env: &Env) -> Verdict {
     let targets: Vec<u64> = (0..PAGES).map(|n| DATA + n * PAGE_SIZE + n * 32).collect();
     let _here = host::Pinned::here(other_cpu());
     let running = [start(&vm, 0, load::counters(0, &targets), Some(0))];
-    flip(&vm, &running, &targets, 5, |deny| {
+    flip(&vm, &running, &targets, 20, |deny| {
         let map = if deny { 0 } else { u32::MAX };
         vm.set_maps(DATA, &[map; PAGES as usize]).unwrap();
     });
@@ -230,7 +230,7 @@ fn retried(env: &Env) -> Verdict {
             Flow::Go
         },
     );
-    for _ in 0..30 {
+    for _ in 0..200 {
         vm.set_maps(DATA, &[!B_BIT]).unwrap();
         let (stopped, before) = (load::word(&vm, B), exits.load(SeqCst));
         runner.wait("the store is denied", || exits.load(SeqCst) > before + 2);

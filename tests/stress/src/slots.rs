@@ -81,7 +81,7 @@ fn deleted(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..30 {
+    for _ in 0..150 {
         guest.counts_in(&area);
         slot::delete(&vm, &area);
         let stopped = area.load(AT);
@@ -97,7 +97,7 @@ fn moved(env: &Env) -> Verdict {
     let vm = env.vm();
     let area = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..30 {
+    for _ in 0..150 {
         guest.counts_in(&area);
         slot::place(&vm, GPA + 0x100_0000, &area);
         let stopped = area.load(AT);
@@ -123,7 +123,7 @@ fn exchanged(env: &Env) -> Verdict {
     let vm = env.vm();
     let mut old = slot::add(&vm, BYTES);
     let guest = Counting::start(&vm);
-    for _ in 0..30 {
+    for _ in 0..150 {
         guest.counts_in(&old);
         slot::delete(&vm, &old);
         let new = slot::add(&vm, BYTES);
@@ -155,7 +155,7 @@ fn map_survives(env: &Env) -> Verdict {
     vm.set_maps(GPA + (AT as u64 & !(PAGE_SIZE - 1)), &[0])
         .unwrap();
     let stopped = area.load(AT);
-    for _ in 0..10 {
+    for _ in 0..100 {
         slot::delete(&vm, &area);
         slot::place(&vm, GPA, &area);
         let goal = denied.load(SeqCst) + 2;
