@@ -147,6 +147,9 @@ impl<'a> MsrLoan<'a> {
         *guest = value;
         if index != TSC_AUX || self.count_tsc_aux {
             cpu::wrmsr(*msr, value);
+        } else if let Some(host) = self.host.get_mut(index) {
+            // The MSR does not exist, so `drop` must find nothing to put back.
+            *host = value;
         }
     }
 
