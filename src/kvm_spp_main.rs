@@ -44,11 +44,30 @@ kernel::sync::global_lock! {
     unsafe(uninit) static VMX: Mutex<Option<Arc<Vmx>>> = None;
 }
 
-/// The loaded module.
-#[pin_data(PinnedDrop)]
+/// What `probe` found is in [`VMX`] for as long as this lives: devices that are
+/// opened find it there.
+struct Published;
+
+impl Published {
+    fn new() -> Result<Self> {
+        *VMX.lock() = Some(probe()?);
+        Ok(Self)
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        *VMX.lock() = None;
+    }
+}
+
+/// The loaded module. Its parts go in this order, when no descriptor is open any
+/// more: each holds a reference to the module.
+#[pin_data]
 struct KvmSpp {
     #[pin]
     device: MiscDeviceRegistration<kvm::dev::Device>,
+    _vmx: Published,
     _kvm: Option<KvmPin>,
 }
 
@@ -58,17 +77,9 @@ impl kernel::InPlaceModule for KvmSpp {
         unsafe { VMX.init() };
         try_pin_init!(Self {
             _kvm: KvmPin::new(),
-            _: { *VMX.lock() = Some(probe()?); },
+            _vmx: Published::new()?,
             device <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"kvm-spp" }),
         })
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for KvmSpp {
-    fn drop(self: Pin<&mut Self>) {
-        // No descriptor is open any more: each holds a reference to the module.
-        *VMX.lock() = None;
     }
 }
 
