@@ -97,6 +97,10 @@ fn probe() -> Result<Arc<Vmx>> {
         pr_err!("FRED is not supported yet; boot with fred=off\n");
         return Err(EOPNOTSUPP);
     }
+    if shim::kvm_spp_enlightened_vmcs() {
+        pr_err!("Hyper-V's enlightened VMCS hides which VMCS is current\n");
+        return Err(EOPNOTSUPP);
+    }
     if shim::kvm_spp_cpu_has_l1tf() {
         pr_err!("CPUs with the L1TF vulnerability are not supported\n");
         return Err(EOPNOTSUPP);

@@ -24,6 +24,7 @@
 #include <asm/fpu/api.h>
 #include <asm/gsseg.h>
 #include <asm/mce.h>
+#include <asm/mshyperv.h>
 #include <asm/msr.h>
 #include <asm/special_insns.h>
 #include <asm/tsc.h>
@@ -60,6 +61,16 @@ bool kvm_spp_tracing(void)
 bool kvm_spp_cpu_has_l1tf(void)
 {
 	return boot_cpu_has_bug(X86_BUG_L1TF);
+}
+
+/* As a guest of Hyper-V, kvm_intel names its current VMCS without VMPTRLD. */
+bool kvm_spp_enlightened_vmcs(void)
+{
+#if IS_ENABLED(CONFIG_HYPERV)
+	return ms_hyperv.hints & HV_X64_ENLIGHTENED_VMCS_RECOMMENDED;
+#else
+	return false;
+#endif
 }
 
 bool kvm_spp_cpu_has_tsc_aux(void)

@@ -42,6 +42,7 @@ bool kvm_spp_cpu_has_xsave(void);
 bool kvm_spp_tracing(void);
 bool kvm_spp_cpu_has_l1tf(void);
 bool kvm_spp_cpu_has_tsc_aux(void);
+bool kvm_spp_enlightened_vmcs(void);
 unsigned int kvm_spp_phys_bits(void);
 unsigned int kvm_spp_tsc_khz(void);
 unsigned int kvm_spp_nr_cpu_ids(void);

@@ -69,6 +69,7 @@ unsafe extern "C" {
     pub(crate) safe fn kvm_spp_tracing() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_l1tf() -> bool;
     pub(crate) safe fn kvm_spp_cpu_has_tsc_aux() -> bool;
+    pub(crate) safe fn kvm_spp_enlightened_vmcs() -> bool;
     pub(crate) safe fn kvm_spp_user_end() -> u64;
     pub(crate) safe fn kvm_spp_phys_bits() -> c_uint;
     pub(crate) safe fn kvm_spp_tsc_khz() -> c_uint;
