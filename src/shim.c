@@ -248,9 +248,11 @@ int kvm_spp_rdmsr_safe(u32 msr, u64 *value)
 
 void kvm_spp_machine_check(void)
 {
+#ifdef CONFIG_X86_MCE
 	struct pt_regs regs = { .cs = 3, .flags = X86_EFLAGS_IF };
 
 	do_machine_check(&regs);
+#endif
 }
 
 /* --- Debug registers ---------------------------------------------------- */
