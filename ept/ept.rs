@@ -21,4 +21,4 @@ pub use addr::{Gfn, Gpa, Gva, Hpa, PAGE_SHIFT, PAGE_SIZE};
 pub use entry::{eptp, Bits, Ept, Leaf};
 pub use level::Level;
 pub use mem::{Frames, NoFrame, PhysMem, Slot};
-pub use tree::{Blocked, Cursor, Format, Found, Kind, Tree};
+pub use tree::{Blocked, Cursor, Format, Found, Idle, InUse, Kind, Tree};

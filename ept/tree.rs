@@ -50,7 +50,7 @@ pub struct Found {
     pub slot: Slot,
     /// The entry as it was read.
     pub raw: u64,
-    /// [`Kind::Hole`] or [`Kind::Leaf`].
+    /// [`Kind::Hole`] or [`Kind::Leaf`]; a table only where the walk was to end at its link.
     pub kind: Kind,
 }
 
@@ -64,6 +64,20 @@ pub enum Blocked {
     /// The frame number is 2^36 or more, out of reach of four levels.
     Beyond,
 }
+
+/// A `Pt` table that holds what a new one holds: no translation, and no word that differs from
+/// [`Format::NEW_LEAF`]. Nothing is lost where it is unlinked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// The entry of level [`Level::Pd`] that links to the table.
+    pub link: Slot,
+    /// The table.
+    pub table: Hpa,
+}
+
+/// The `Pt` table holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InUse;
 
 /// A four-level tree of tables in format `F`. A tree does not own its frames: at the end
 /// of its life the owner visits them with [`Tree::for_each_table`].
@@ -92,7 +106,7 @@ impl<F: Format> Tree<F> {
     /// Follows `gfn` to the entry where the processor's walk would end. A frame that four levels
     /// cannot reach is a hole in the root.
     pub fn walk<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Found {
-        Self::descend(mem, self.root, Level::Pml4, gfn)
+        Self::descend(mem, (self.root, Level::Pml4), Level::Pt, gfn)
     }
 
     /// Walks for many frames, cheapest when they ascend. See [`Cursor`].
@@ -107,9 +121,10 @@ impl<F: Format> Tree<F> {
         }
     }
 
-    /// The part of a walk from `table` of `level` on.
+    /// The part of a walk from one table on, down to an entry of level `target`.
     #[inline]
-    fn descend<M: PhysMem>(mem: &M, mut table: Hpa, mut level: Level, gfn: Gfn) -> Found {
+    fn descend<M: PhysMem>(mem: &M, from: (Hpa, Level), target: Level, gfn: Gfn) -> Found {
+        let (mut table, mut level) = from;
         loop {
             let slot = Slot::new(table, level.index(gfn));
             let raw = if gfn.translatable() {
@@ -119,7 +134,9 @@ impl<F: Format> Tree<F> {
             };
             let kind = F::kind(raw, level);
             match (kind, level.below()) {
-                (Kind::Table(next), Some(below)) => (table, level) = (next, below),
+                (Kind::Table(next), Some(below)) if level > target => {
+                    (table, level) = (next, below);
+                }
                 (kind, _) => {
                     return Found {
                         level,
@@ -130,6 +147,25 @@ impl<F: Format> Tree<F> {
                 }
             }
         }
+    }
+
+    /// The `Pt` table of the 2-MiB region around `gfn`; `None` where the walk ends above it.
+    ///
+    /// # Errors
+    /// [`InUse`]: the table is more than a new one.
+    pub fn idle<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Result<Option<Idle>, InUse> {
+        let found = Self::descend(mem, (self.root, Level::Pml4), Level::Pd, gfn);
+        let Kind::Table(table) = found.kind else {
+            return Ok(None);
+        };
+        // Neighbours first: a guest that fills a region is likely to have touched them.
+        let near = Level::Pt.index(gfn);
+        let new = |i| mem.load(Slot::new(table, near ^ i)) == F::NEW_LEAF;
+        if !(0..Level::ENTRIES).all(new) {
+            return Err(InUse);
+        }
+        let link = found.slot;
+        Ok(Some(Idle { link, table }))
     }
 
     /// Makes the tables on the way to the entry of `target` level for `gfn` and returns
@@ -274,7 +310,7 @@ impl<F: Format, M: PhysMem> Cursor<'_, F, M> {
         if beyond != 0 {
             (self.table, self.level) = (self.tree.root, Level::Pml4);
         }
-        let found = Tree::<F>::descend(self.mem, self.table, self.level, gfn);
+        let found = Tree::<F>::descend(self.mem, (self.table, self.level), Level::Pt, gfn);
         (self.table, self.level, self.near) = (found.slot.table(), found.level, gfn);
         found
     }

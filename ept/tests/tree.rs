@@ -268,6 +268,39 @@ fn a_cursor_sees_what_changes_between_walks() {
 }
 
 #[test]
+fn a_table_is_idle_until_a_word_of_it_is_in_use() {
+    let (ram, tree) = (Ram::default(), Tree::<Filled>::new(ROOT));
+    let (gfn, mut frames) = (Gfn::new(0x2fe), reserve(4));
+    assert_eq!(tree.idle(&ram, gfn), Ok(None));
+    tree.ensure(&ram, &mut frames, gfn, Level::Pd).unwrap();
+    assert_eq!(tree.idle(&ram, gfn), Ok(None));
+    tree.ensure(&ram, &mut frames, gfn, Level::Pt).unwrap();
+    let idle = Idle {
+        link: Slot::new(Hpa::new(0x20_2000), 1),
+        table: Hpa::new(0x20_3000),
+    };
+    for index in 0..512 {
+        assert_eq!(tree.idle(&ram, gfn), Ok(Some(idle)));
+        let slot = Slot::new(idle.table, index);
+        ram.store(slot, 0);
+        assert_eq!(tree.idle(&ram, gfn), Err(InUse), "{index}");
+        ram.store(slot, Filled::NEW_LEAF);
+    }
+    assert_eq!(tree.idle(&ram, Gfn::new(0x1fe)), Ok(None));
+    assert_eq!(tree.idle(&ram, Gfn::END), Ok(None));
+}
+
+#[test]
+fn a_large_leaf_is_no_idle_table() {
+    let (ram, tree) = (Ram::default(), Tree::<Ept>::new(ROOT));
+    for level in [Level::Pd, Level::Pdpt] {
+        let slot = tree.ensure(&ram, &mut reserve(3), Gfn::new(0), level);
+        ram.store(slot.unwrap(), 0x87);
+        assert_eq!(tree.idle(&ram, Gfn::new(9)), Ok(None));
+    }
+}
+
+#[test]
 fn for_each_table_shows_children_first_and_each_once() {
     let (ram, tree) = (Ram::default(), Tree::<Filled>::new(ROOT));
     let mut frames = reserve(64);
