@@ -19,11 +19,12 @@
 //! the VM's lock over the tables.
 
 use ept::{
-    Bits, Blocked, Cursor, Ept, Found, Frames, Gfn, Hpa, Kind, Leaf, Level, NoFrame, PhysMem, Slot,
-    Tree, PAGE_SIZE,
+    Bits, Blocked, Cursor, Ept, Found, Frames, Gfn, Hpa, InUse, Kind, Leaf, Level, NoFrame,
+    PhysMem, Slot, Tree, PAGE_SIZE,
 };
 
-use crate::{Mask, Sppt, Stale};
+use crate::unlinked::Clearing;
+use crate::{Mask, Sppt, Stale, Unlinked};
 
 /// Frames that one call of [`Space::map`] takes at most: a table for each level below the root.
 pub const MAX_FRAMES_PER_MAP: usize = 3;
@@ -54,8 +55,10 @@ pub struct Mapped {
     /// Whether an entry was written. A fault that changes nothing is spurious: another CPU
     /// was faster.
     pub changed: bool,
-    /// Set when a translation that was present has changed.
+    /// Set when a translation that was present has changed, or a table was unlinked.
     pub stale: Option<Stale>,
+    /// The tables that a 2-MiB leaf has replaced.
+    pub unlinked: Unlinked,
 }
 
 /// The guest-physical address space of one VM.
@@ -130,11 +133,15 @@ impl Space {
         }
     }
 
-    /// The largest leaf that may cover the frame: none may reach across a 2-MiB region that
-    /// has a vector table, because a page in it may be protected.
+    /// The largest leaf that may cover the frame: none may reach across a 2-MiB region that has
+    /// a vector table, because a page in it may be protected. Where nothing is
+    /// protected or mapped any more, [`Space::map`] removes the tables for a 2-MiB leaf.
     #[inline]
     pub fn max_level<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Level {
-        self.restriction(mem, gfn).0
+        match self.restriction(mem, gfn).0 {
+            Level::Pt if self.clearing(mem, gfn).is_ok() => Level::Pd,
+            level => level,
+        }
     }
 
     /// The leaf that covers the frame.
@@ -157,7 +164,7 @@ impl Space {
     /// Maps the naturally aligned region of `level` around `gfn` to the host memory from `hpa` on,
     /// writable as far as `writable` and the map of the page allow. Where `level` is not possible
     /// (above [`Space::max_level`], or smaller leaves or tables are in place), only the
-    /// 4-KiB page `gfn` is mapped.
+    /// 4-KiB page `gfn` is mapped. A 2-MiB leaf replaces tables that hold nothing any more.
     ///
     /// # Errors
     /// [`NoFrame`]: no translation has changed. At most [`MAX_FRAMES_PER_MAP`] frames are needed.
@@ -177,28 +184,45 @@ impl Space {
             writable,
             subpage: false,
         };
-        let leaf = self.fit(mem, gfn, asked, present.level);
+        let (leaf, clearing) = self.fit(mem, gfn, asked, present.level);
         match Leaf::parse(present.raw, present.level) {
             Some(old) if same_access(&old, &leaf, gfn) => Ok(Mapped::unchanged(Some(old))),
-            _ => self.install(mem, frames, gfn, leaf, present),
+            _ => self.install(mem, frames, gfn, leaf, (present, clearing)),
         }
     }
 
-    /// `asked` as far as the map of `gfn` and the tables present, down to level `down_to`, allow.
-    fn fit<M: PhysMem>(&self, mem: &M, gfn: Gfn, asked: Leaf, down_to: Level) -> Leaf {
+    /// `asked` as far as the map of `gfn` and the tables present, down to level `down_to`, allow,
+    /// and what has to go for it.
+    fn fit<M: PhysMem>(&self, mem: &M, gfn: Gfn, asked: Leaf, down_to: Level) -> (Leaf, Clearing) {
         let (max_level, map) = self.restriction(mem, gfn);
         let open = map == Mask::ALL;
-        let (level, hpa) = if asked.level > max_level.min(down_to) {
-            (Level::Pt, translate(&asked, gfn))
-        } else {
-            (asked.level, asked.hpa)
+        let clearing = match asked.level {
+            level if level <= max_level.min(down_to) => Ok(Clearing::default()),
+            Level::Pd => self.clearing(mem, gfn),
+            _ => Err(InUse),
         };
-        Leaf {
+        let (level, hpa) = match clearing {
+            Ok(_) => (asked.level, asked.hpa),
+            Err(InUse) => (Level::Pt, translate(&asked, gfn)),
+        };
+        let leaf = Leaf {
             hpa,
             level,
             writable: asked.writable && open,
             subpage: asked.writable && !open,
-        }
+        };
+        (leaf, clearing.unwrap_or_default())
+    }
+
+    /// The tables that a 2-MiB leaf around `gfn` may replace, as nothing is in them.
+    fn clearing<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Result<Clearing, InUse> {
+        Ok(Clearing {
+            leaves: self.ept.idle(mem, gfn)?,
+            vectors: match &self.sppt {
+                Some(sppt) => sppt.idle(mem, gfn)?,
+                None => None,
+            },
+        })
     }
 
     fn install<M: PhysMem>(
@@ -207,20 +231,25 @@ impl Space {
         frames: &mut impl Frames,
         gfn: Gfn,
         leaf: Leaf,
-        present: Found,
+        (present, clearing): (Found, Clearing),
     ) -> Result<Mapped, NoFrame> {
         let Some(raw) = leaf.raw() else {
             return Ok(Mapped::unchanged(None));
         };
         match self.ept.ensure(mem, frames, gfn, leaf.level) {
             Ok(slot) => {
+                // No leaf of the region is armed, so no processor needs the vectors. The
+                // link to the EPT's table goes with the store of the leaf.
+                if let Some(vectors) = clearing.vectors {
+                    mem.store(vectors.link, 0);
+                }
                 mem.store(slot, raw);
-                Ok(Mapped::changed(Some(leaf), present.kind))
+                Ok(Mapped::changed(Some(leaf), present.kind, clearing.into()))
             }
             // Splitting the large leaf would take frames for pages that nobody asked for.
             Err(Blocked::Leaf(_)) => {
                 mem.store(present.slot, 0);
-                Ok(Mapped::changed(None, present.kind))
+                Ok(Mapped::changed(None, present.kind, Unlinked::default()))
             }
             Err(Blocked::NoFrame) => Err(NoFrame),
             Err(Blocked::Beyond) => Ok(Mapped::unchanged(None)),
@@ -283,8 +312,8 @@ impl Space {
     }
 
     /// Second phase: gives page `start + i` the map `map(i)`, for each `i` below `pages`. It
-    /// cannot fail on pages for which [`Space::reserve_masks`] has succeeded, and leaves any
-    /// other page as it is.
+    /// cannot fail on pages for which [`Space::reserve_masks`] has succeeded since the lock was
+    /// taken, and leaves any other page as it is.
     ///
     /// A `Stale` comes back also where a map was tightened and no leaf is present: the leaf may
     /// have gone a moment ago, with its invalidation still on the way.
@@ -329,15 +358,18 @@ impl Mapped {
             leaf,
             changed: false,
             stale: None,
+            unlinked: Unlinked::default(),
         }
     }
 
     #[inline]
-    fn changed(leaf: Option<Leaf>, was: Kind) -> Self {
+    fn changed(leaf: Option<Leaf>, was: Kind, unlinked: Unlinked) -> Self {
+        let stale = was == Kind::Leaf || !unlinked.is_empty();
         Self {
             leaf,
             changed: true,
-            stale: (was == Kind::Leaf).then(Stale::new),
+            stale: stale.then(Stale::new),
+            unlinked,
         }
     }
 }

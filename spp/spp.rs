@@ -13,10 +13,12 @@ mod mask;
 mod space;
 mod sppt;
 mod stale;
+mod unlinked;
 mod verdict;
 
 pub use mask::{Mask, SUBPAGES, SUBPAGE_SIZE};
 pub use space::{frames_for_masks, Mapped, Space, MAX_FRAMES_PER_MAP};
 pub use sppt::Sppt;
-pub use stale::Stale;
+pub use stale::{Spent, Stale};
+pub use unlinked::Unlinked;
 pub use verdict::{Verdict, WriteFault};

@@ -25,10 +25,17 @@ impl Stale {
         one.or(other)
     }
 
-    /// INVEPT has been arranged on every CPU that may hold an old translation.
+    /// INVEPT has been arranged on every CPU that may hold an old translation: none
+    /// uses one from here on.
     #[inline]
-    pub fn spent(self) {}
+    pub fn spent(self) -> Spent {
+        Spent(())
+    }
 }
+
+/// The proof that a [`Stale`] was dealt with; it lets go the table frames that came with it.
+#[derive(Debug)]
+pub struct Spent(());
 
 #[cfg(test)]
 mod tests {

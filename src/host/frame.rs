@@ -112,7 +112,7 @@ impl Frames for Reserve {
 /// `base` is where the direct mapping shows physical address 0, and every
 /// [`Slot`] asked for lies in a table frame of a live `Space`: slots are only
 /// made by `ept::Tree` walks from a root that the same owner holds, and table
-/// frames are freed only when that owner is dropped.
+/// frames are freed only when that owner is dropped, or once no table links to them.
 pub(crate) struct Tables {
     base: *mut u8,
 }

@@ -29,7 +29,11 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use spp::Space;
+use spp::{
+    Space,
+    Spent,
+    Unlinked, //
+};
 use vmcore::slots::{
     self,
     Change,
@@ -193,16 +197,27 @@ impl Vm {
         if mmu.outdated(snapshot, hva) {
             return None;
         }
-        let host = self.host_level(hva);
-        let allowed = mmu.space.max_level(&mmu.tables, gfn);
-        let level = slot.leaf_level(gfn, host.min(allowed).min(self.max_leaf));
+        let host = self.host_level(hva).min(self.max_leaf);
+        let level = match slot.leaf_level(gfn, host) {
+            Level::Pt => Level::Pt,
+            large => large.min(mmu.space.max_level(&mmu.tables, gfn)),
+        };
         let inside = page.hpa().get() & (level.pages() * ept::PAGE_SIZE - 1);
         let hpa = Hpa::new(page.hpa().get() - inside);
         let writable = page.writable() && !slot.readonly();
-        let mapped = mmu
+        let mapped = match mmu
             .space
-            .map(&mmu.tables, reserve, gfn, level, hpa, writable);
-        Some(mapped.map(|mapped| self.tlb.flush(&mmu, mapped.stale)))
+            .map(&mmu.tables, reserve, gfn, level, hpa, writable)
+        {
+            Ok(mapped) => mapped,
+            Err(NoFrame) => return Some(Err(NoFrame)),
+        };
+        let spent = self.tlb.flush(&mmu, mapped.stale);
+        drop(mmu);
+        if !mapped.unlinked.is_empty() {
+            free_tables(mapped.unlinked, spent);
+        }
+        Some(Ok(()))
     }
 
     /// The level at which the host maps `hva`; the caller holds the mmu lock and
@@ -215,6 +230,16 @@ impl Vm {
             2 => Level::Pd,
             _ => Level::Pt,
         }
+    }
+}
+
+/// Frees tables of a VM's `Space`, if the flush that they need is `spent`.
+#[cold]
+fn free_tables(unlinked: Unlinked, spent: Option<Spent>) {
+    for table in unlinked.after(spent) {
+        // SAFETY: The table came from `Frame::into_hpa`. Nothing links to it and the flush
+        // is over, so no processor walks it. It is handed out once.
+        drop(unsafe { Frame::from_hpa(table) });
     }
 }
 

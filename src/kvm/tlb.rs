@@ -36,7 +36,10 @@ use kernel::{
         Release, //
     }, //
 };
-use spp::Stale;
+use spp::{
+    Spent,
+    Stale, //
+};
 
 struct Cpu {
     running: Atomic<u32>,
@@ -74,11 +77,10 @@ impl Tlb {
 
     /// Makes every CPU drop its translations of this VM before it runs the VM
     /// again, and waits for those that run it now. `_locked` is the content of
-    /// the mmu lock, whose holder made the change.
-    pub(crate) fn flush(&self, _locked: &Mmu, stale: Option<Stale>) {
-        let Some(stale) = stale else {
-            return;
-        };
+    /// the mmu lock, whose holder made the change. The result is what tables
+    /// unlinked by the change are freed against.
+    pub(crate) fn flush(&self, _locked: &Mmu, stale: Option<Stale>) -> Option<Spent> {
+        let stale = stale?;
         self.generation.add(1, Relaxed);
         kernel::sync::barrier::smp_mb(Full);
         for (number, cpu) in self.cpus.iter().enumerate() {
@@ -86,7 +88,7 @@ impl Tlb {
                 shim::kvm_spp_kick_cpu(number as u32);
             }
         }
-        stale.spent();
+        Some(stale.spent())
     }
 
     /// Marks the window's CPU as running the VM and brings it up to date.

@@ -16,6 +16,7 @@
 //!                 +-- yes --> done        no --> exit 48
 //! ```
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::ram::Ram;
@@ -82,8 +83,13 @@ struct Mapping {
     vector: Option<u64>,
 }
 
-/// One processor inside one VM. Its TLB stands for those of all processors: a mapping stays
-/// until an INVEPT or an EPT violation at its address, never by chance.
+/// A paging-structure cache: by the shift and the address bits that select an entry, the table
+/// it links to (SDM 3C 29.4.1). Permissions of the entries used are not kept, for
+/// the tables here allow everything above the leaf.
+type Links = RefCell<HashMap<(u64, u64), u64>>;
+
+/// One processor inside one VM. Its TLB stands for those of all processors: a mapping or a link
+/// stays until an INVEPT or an EPT violation at its address, never by chance.
 #[derive(Clone, Debug)]
 pub struct Cpu<'a> {
     ram: &'a Ram,
@@ -91,6 +97,8 @@ pub struct Cpu<'a> {
     sppt: Option<u64>,
     crossing: bool,
     tlb: HashMap<u64, Mapping>,
+    ept_links: Links,
+    sppt_links: Links,
 }
 
 impl<'a> Cpu<'a> {
@@ -104,12 +112,16 @@ impl<'a> Cpu<'a> {
             sppt,
             crossing,
             tlb: HashMap::new(),
+            ept_links: Links::default(),
+            sppt_links: Links::default(),
         }
     }
 
     /// INVEPT, single-context: nothing is remembered.
     pub fn invept(&mut self) {
         self.tlb.clear();
+        self.ept_links.take();
+        self.sppt_links.take();
     }
 
     /// The control "sub-page write permissions" is turned on.
@@ -196,8 +208,9 @@ impl<'a> Cpu<'a> {
 
     /// The vector, or why there is none. Reserved bits count only in valid entries.
     fn sppt_walk(&self, gpa: u64) -> Result<u64, Refused> {
-        let mut table = self.sppt.ok_or(Refused::SppEvent(SPP_MISS))?;
-        for shift in [39, 30, 21] {
+        let root = self.sppt.ok_or(Refused::SppEvent(SPP_MISS))?;
+        let (mut table, from) = start(&self.sppt_links, gpa, root);
+        for shift in [39, 30, 21].into_iter().filter(|shift| *shift <= from) {
             let entry = self.ram.read(table + (gpa >> shift & 0x1ff) * 8);
             if entry & 1 == 0 {
                 return Err(Refused::SppEvent(SPP_MISS));
@@ -206,6 +219,7 @@ impl<'a> Cpu<'a> {
                 return Err(Refused::SppEvent(0));
             }
             table = entry & FRAME;
+            link(&self.sppt_links, gpa, shift, table);
         }
         let vector = self.ram.read(table + (gpa >> 12 & 0x1ff) * 8);
         if (0..32).any(|sub_page| vector >> (2 * sub_page + 1) & 1 == 1) {
@@ -220,8 +234,7 @@ impl<'a> Cpu<'a> {
             return Err(Refused::Violation(0));
         }
         let mut allowed = PERMISSIONS;
-        let mut table = self.eptp & FRAME;
-        let mut shift = 39;
+        let (mut table, mut shift) = start(&self.ept_links, gpa, self.eptp & FRAME);
         loop {
             let entry = self.ram.read(table + (gpa >> shift & 0x1ff) * 8);
             if entry & PERMISSIONS == 0 {
@@ -236,6 +249,7 @@ impl<'a> Cpu<'a> {
                 return Ok(self.mapping(entry, shift, allowed, gpa));
             }
             table = entry & FRAME;
+            link(&self.ept_links, gpa, shift, table);
             shift -= 9;
         }
     }
@@ -297,11 +311,19 @@ impl<'a> Cpu<'a> {
     fn forget(&mut self, gpa: u64) {
         self.tlb
             .retain(|base, mapping| gpa < *base || gpa - *base >= mapping.size);
+        for links in [&self.ept_links, &self.sppt_links] {
+            links
+                .borrow_mut()
+                .retain(|(shift, prefix), _| gpa >> shift != *prefix);
+        }
     }
 
     /// What a processor with an empty TLB lets the guest do with the page of `gpa`.
     pub fn sight(&self, gpa: u64) -> Sight {
-        let page = gpa & !0xfff;
+        Cpu::new(self.ram, self.eptp, self.sppt, self.crossing).first_sight(gpa & !0xfff)
+    }
+
+    fn first_sight(&self, page: u64) -> Sight {
         let mapping = match self.ept_walk(page) {
             Ok(mapping) => mapping,
             Err(refused) => return Sight::none(refused != Refused::Violation(0)),
@@ -327,6 +349,19 @@ impl<'a> Cpu<'a> {
         }
         sight
     }
+}
+
+/// Where a walk for `gpa` starts: in the lowest table that a cached link leads to.
+fn start(links: &Links, gpa: u64, root: u64) -> (u64, u64) {
+    let links = links.borrow();
+    [21, 30, 39]
+        .into_iter()
+        .find_map(|shift| Some((*links.get(&(shift, gpa >> shift))?, shift - 9)))
+        .unwrap_or((root, 39))
+}
+
+fn link(links: &Links, gpa: u64, shift: u64, table: u64) {
+    links.borrow_mut().insert((shift, gpa >> shift), table);
 }
 
 /// A page as the guest sees it.

@@ -28,11 +28,17 @@ pub struct Ram {
     journal: RefCell<Vec<Change>>,
     interfere: Cell<u64>,
     loads: Cell<u64>,
+    free: RefCell<Vec<Hpa>>,
 }
 
 impl Ram {
-    /// A new zeroed frame.
+    /// A zeroed frame; one that was given back goes first, so that a processor which still
+    /// walks it is found out.
     pub fn frame(&self) -> Hpa {
+        if let Some(hpa) = self.free.borrow_mut().pop() {
+            self.fill(hpa, 0);
+            return hpa;
+        }
         let mut words = self.words.borrow_mut();
         let hpa = BASE + words.len() as u64 * 8;
         let len = words.len() + WORDS;
@@ -40,10 +46,26 @@ impl Ram {
         Hpa::new(hpa)
     }
 
-    /// All frames ever handed out, in ascending order.
+    /// Takes a frame back, and fills it with what is a misconfiguration in every table.
+    pub fn give_back(&self, frame: Hpa) {
+        assert!(self.frames().contains(&frame), "{frame:?} was not out");
+        self.fill(frame, u64::MAX);
+        self.free.borrow_mut().push(frame);
+    }
+
+    /// All frames that are out, in ascending order.
     pub fn frames(&self) -> Vec<Hpa> {
         let count = (self.words.borrow().len() / WORDS) as u64;
-        (0..count).map(|i| Hpa::new(BASE + i * 4096)).collect()
+        let free = self.free.borrow();
+        (0..count)
+            .map(|i| Hpa::new(BASE + i * 4096))
+            .filter(|frame| !free.contains(frame))
+            .collect()
+    }
+
+    fn fill(&self, frame: Hpa, raw: u64) {
+        let first = Self::index(frame.get());
+        self.words.borrow_mut()[first..first + WORDS].fill(raw);
     }
 
     /// The word at physical address `at`, which must lie in a frame.

@@ -4,7 +4,7 @@
 
 use ept::{Gfn, Hpa, Level, NoFrame};
 use model::ram::{Ram, Reserve};
-use spp::{frames_for_masks, Mapped, Mask, Space, MAX_FRAMES_PER_MAP};
+use spp::{frames_for_masks, Mapped, Mask, Space, Stale, MAX_FRAMES_PER_MAP};
 
 const GFN: Gfn = Gfn::new(0x1_2345);
 const MAP: Mask = Mask::from_raw(0x0000_00f0);
@@ -176,6 +176,68 @@ fn protecting_a_page_takes_the_large_leaf_away_and_keeps_it_away() {
     assert_eq!(vm.space.max_level(&vm.ram, neighbour), Level::Pd);
     let elsewhere = Gfn::new(GFN.get() ^ 1 << 18);
     assert_eq!(vm.space.max_level(&vm.ram, elsewhere), Level::Pdpt);
+}
+
+/// The frames of a mapping, given back.
+fn give_back(vm: &Vm, mapped: Mapped) -> usize {
+    let spent = mapped.stale.map(Stale::spent);
+    let frames = mapped.unlinked.after(spent);
+    frames.map(|frame| vm.ram.give_back(frame)).count()
+}
+
+#[test]
+fn a_large_leaf_comes_back_when_nothing_is_protected_or_mapped() {
+    let vm = Vm::new();
+    let large = || vm.map_at(GFN, Level::Pd, 0x4000_0000, true);
+    vm.protect(GFN, MAP);
+    assert!(vm.map(true).changed);
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pt);
+    vm.protect(GFN, Mask::ALL);
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pt, "a leaf");
+    assert!(vm.space.zap(&vm.ram, GFN, 1).is_some());
+    vm.protect(Gfn::new(GFN.get() ^ 0x1ff), MAP);
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pt, "a map");
+    assert_eq!(give_back(&vm, large()), 0);
+    assert_eq!(vm.leaf(GFN), WRITABLE, "4 KiB meanwhile");
+    assert!(vm.space.zap(&vm.ram, GFN, 1).is_some());
+    vm.protect(Gfn::new(GFN.get() ^ 0x1ff), Mask::ALL);
+    assert_eq!(vm.space.max_level(&vm.ram, GFN), Level::Pd);
+    let frames = vm.ram.frames().len();
+    let mapped = large();
+    assert!(mapped.changed && mapped.stale.is_some() && !mapped.unlinked.is_empty());
+    assert_eq!(give_back(&vm, mapped), 2, "of the EPT and of the SPPT");
+    assert_eq!(vm.ram.frames().len(), frames - 2);
+    assert_eq!(vm.leaf(GFN), Some((Level::Pd, true, false)));
+    assert_eq!(vm.space.mask(&vm.ram, GFN), Mask::ALL);
+    assert!(vm.protect(GFN, MAP), "and all over again");
+    assert_eq!(vm.leaf(GFN), None);
+}
+
+#[test]
+fn a_large_leaf_replaces_a_table_of_holes_alone() {
+    let vm = Vm::new();
+    assert!(vm.map(true).changed);
+    assert!(vm.space.zap(&vm.ram, GFN, 1).is_some());
+    vm.ram.take_journal();
+    let mapped = vm.map_at(GFN, Level::Pd, 0x4000_0000, true);
+    assert_eq!(vm.ram.take_journal().len(), 1, "the leaf over the link");
+    assert!(mapped.stale.is_some(), "a processor may know the table");
+    assert_eq!(give_back(&vm, mapped), 1);
+}
+
+#[test]
+fn without_frames_no_table_is_unlinked() {
+    let vm = Vm::new();
+    vm.protect(GFN, Mask::ALL);
+    let mut none = Reserve::new(&vm.ram, 0);
+    vm.ram.take_journal();
+    let base = Hpa::new(0x4000_0000);
+    let failed = vm.space.map(&vm.ram, &mut none, GFN, Level::Pd, base, true);
+    assert!(failed.is_err() && vm.ram.take_journal().is_empty());
+    assert_eq!(
+        give_back(&vm, vm.map_at(GFN, Level::Pd, 0x4000_0000, true)),
+        1
+    );
 }
 
 #[test]

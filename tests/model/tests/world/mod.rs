@@ -9,7 +9,7 @@ use ept::{eptp, Gfn, Gpa, Hpa, Level};
 use model::oracle::{Access, Cpu, Outcome, Sight};
 use model::ram::{Change, Ram, Reserve};
 use proptest::prelude::*;
-use spp::{frames_for_masks, Mask, Space, Stale, Verdict, WriteFault, MAX_FRAMES_PER_MAP};
+use spp::{frames_for_masks, Mask, Space, Spent, Stale, Verdict, WriteFault, MAX_FRAMES_PER_MAP};
 
 mod audit;
 
@@ -80,7 +80,8 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
     let pages = || prop_oneof![8 => 1_u64..4, 1 => Just(511), 1 => Just(700), 1 => Just(1 << 19)];
     let level = prop_oneof![
         3 => Just(Level::Pt),
-        1 => prop::sample::select(vec![Level::Pd, Level::Pdpt, Level::Pml4]),
+        2 => Just(Level::Pd),
+        1 => prop::sample::select(vec![Level::Pdpt, Level::Pml4]),
     ];
     let mask = mask();
     let few = prop_oneof![16 => 1_u64..4, 1 => Just(520)];
@@ -190,11 +191,10 @@ impl<'a> World<'a> {
         }
     }
 
-    fn flush(&mut self, stale: Option<Stale>) {
-        if let Some(stale) = stale {
-            stale.spent();
-            self.cpu.invept();
-        }
+    fn flush(&mut self, stale: Option<Stale>) -> Option<Spent> {
+        let spent = stale?.spent();
+        self.cpu.invept();
+        Some(spent)
     }
 
     fn enable(&mut self) {
@@ -226,6 +226,8 @@ impl<'a> World<'a> {
                 writable,
             )
         };
+        let vacant = level == Level::Pd && self.is_vacant(gfn);
+        let possible = level <= self.max_level(gfn) && (vacant || !self.is_split(gfn, level));
         let result = self.watch(|world| call(world, budget));
         let mapped = result.unwrap_or_else(|_| {
             assert!(budget < MAX_FRAMES_PER_MAP as u64);
@@ -236,14 +238,16 @@ impl<'a> World<'a> {
         if mapped.changed {
             assert_eq!(
                 mapped.stale.is_some(),
-                old.is_some(),
-                "Stale iff a leaf was there"
+                old.is_some() || !mapped.unlinked.is_empty(),
+                "Stale iff a leaf or a table was there"
             );
             if let Some((base, _)) = old {
                 self.mappings.remove(&base);
             }
         }
-        self.flush(mapped.stale);
+        let spent = self.flush(mapped.stale);
+        let given_back = mapped.unlinked.after(spent).map(|f| self.ram.give_back(f));
+        let given_back = given_back.count();
         let Some(leaf) = mapped.leaf else {
             let (_, old) = old.expect("only a larger leaf stops a mapping");
             assert!(mapped.changed && old.pages > 1);
@@ -259,11 +263,18 @@ impl<'a> World<'a> {
             writable,
         };
         if !mapped.changed {
+            assert_eq!(given_back, 0);
             assert_eq!(old, Some((base, new)), "spurious");
             return;
         }
-        let possible = level <= self.max_level(gfn) && !self.is_split(gfn, level);
         assert_eq!(leaf.level, if possible { level } else { Level::Pt });
+        if leaf.level == Level::Pd {
+            let region = (Level::Pd, base);
+            let replaced = [&mut self.split, &mut self.vectors].map(|set| set.remove(&region));
+            assert_eq!(given_back, replaced.into_iter().filter(|had| *had).count());
+        } else {
+            assert_eq!(given_back, 0);
+        }
         for above in [Level::Pd, Level::Pdpt, Level::Pml4] {
             if above > leaf.level {
                 self.split
@@ -360,10 +371,19 @@ impl<'a> World<'a> {
                 .contains(&(level, Gfn::new(gfn).align_down(level).get()))
         };
         match (has(Level::Pd), has(Level::Pdpt)) {
-            (true, _) => Level::Pt,
-            (false, true) => Level::Pd,
+            (true, _) if !self.is_vacant(gfn) => Level::Pt,
+            (true, _) | (false, true) => Level::Pd,
             (false, false) => Level::Pdpt,
         }
+    }
+
+    /// Nothing in the 2-MiB region around a page is protected or mapped by a smaller leaf.
+    fn is_vacant(&self, gfn: u64) -> bool {
+        let base = Gfn::new(gfn).align_down(Level::Pd).get();
+        let region = base..base + Level::Pd.pages();
+        let mut maps = self.maps.range(region.clone());
+        let mut mappings = self.mappings.range(region);
+        maps.all(|(_, map)| *map == u32::MAX) && mappings.all(|(_, mapping)| mapping.pages > 1)
     }
 
     fn is_split(&self, gfn: u64, level: Level) -> bool {
