@@ -33,7 +33,10 @@ use super::{
 use crate::{
     host::shim,
     vmx::{
-        fpu::Loan,
+        fpu::{
+            GuestFpu,
+            Loan, //
+        },
         host_state::{
             DebugLoan,
             MsrLoan, //
@@ -116,27 +119,8 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     shim::kvm_spp_window_begin();
     let host = guest.host.sync(&current);
     guest.flush_registers(&current);
-    let (mut switched, mut debug) = (guest.switched, guest.debug);
-    // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
-    // which is active here.
-    unsafe { shim::kvm_spp_write_cr2(guest.cr2) };
-    let mut loans = Loans {
-        msrs: MsrLoan::new(&current, &mut switched),
-        debug: DebugLoan::new(&current, &mut debug),
-        // SAFETY: IRQs are off until the window is dropped, after the loans.
-        fpu: unsafe { fpu.lend(guest.xcr0) },
-    };
-    let leave = Inside {
-        vm,
-        vmcs: &current,
-        guest: &mut *guest,
-        window_wanted,
-    }
-    .guest_loop(&mut loans);
-    drop(loans);
-    guest.cr2 = shim::kvm_spp_read_cr2();
-    guest.switched = switched;
-    guest.debug = debug;
+    // SAFETY: IRQs are off until the window is dropped.
+    let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted) };
     guest.fetch_registers(&current);
     // SAFETY: IRQs are off since `host` was read on this CPU.
     unsafe { shim::kvm_spp_host_restore(&host) };
@@ -147,6 +131,43 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
         return Err(EIO);
     }
     Ok(leave)
+}
+
+/// Runs the guest with all of its state in the CPU, and takes that out again.
+///
+/// # Safety
+///
+/// IRQs are off.
+#[inline(always)]
+unsafe fn run_guest(
+    vm: &Vm,
+    vmcs: &Current<'_>,
+    guest: &mut Guest,
+    fpu: &mut GuestFpu,
+    window_wanted: bool,
+) -> Leave {
+    let (mut switched, mut debug) = (guest.switched, guest.debug);
+    // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
+    // which is active here.
+    unsafe { shim::kvm_spp_write_cr2(guest.cr2) };
+    let mut loans = Loans {
+        msrs: MsrLoan::new(vmcs, &mut switched),
+        debug: DebugLoan::new(vmcs, &mut debug),
+        // SAFETY: By the contract of this function; the loans end in it.
+        fpu: unsafe { fpu.lend(guest.xcr0) },
+    };
+    let leave = Inside {
+        vm,
+        vmcs,
+        guest: &mut *guest,
+        window_wanted,
+    }
+    .guest_loop(&mut loans);
+    drop(loans);
+    guest.cr2 = shim::kvm_spp_read_cr2();
+    guest.switched = switched;
+    guest.debug = debug;
+    leave
 }
 
 /// What of the guest is in the CPU while the window is open.

@@ -129,11 +129,50 @@ pub(crate) struct Guest {
     pub(crate) eptp: u64,
 }
 
+impl Guest {
+    /// Before the first instruction, of the vCPU that is number `id` of `vm`.
+    fn new(vm: &Vm, id: u32) -> Self {
+        Self {
+            regs: Registers::default(),
+            rip: 0xfff0,
+            rflags: 2,
+            interruptibility: 0,
+            single_step: false,
+            dirty: true,
+            cs_base: 0,
+            long: false,
+            proc: vmcore::cap::with_mov_dr_exiting(vm.vmx.caps.proc(), true),
+            windows_open: false,
+            cr2: 0,
+            cr8: 0,
+            events: Events::new(),
+            msrs: MsrStore::new(),
+            switched: [0; SWITCHED_MSRS.len()],
+            debug: DebugRegs::RESET,
+            xcr0: 1,
+            cpuid: KVVec::new(),
+            features: cpuid::features(&[]),
+            signal_mask: None,
+            host: HostFields::default(),
+            reserve: Reserve::default(),
+            pending: None,
+            exit: RawExit::default(),
+            new_control: Control::RESET,
+            repeat: Repeat::default(),
+            ran: false,
+            // VPIDs tell apart vCPUs of one EPT root only; across roots the
+            // root's address does (SDM 3C 29.4.1).
+            vpid: (id + 1) as u16,
+            eptp: vm.eptp(),
+        }
+    }
+}
+
 /// A vCPU's state; whoever holds the mutex may load the VMCS.
 pub(crate) struct State {
     region: Region,
     /// The MSR bitmap that the VMCS points to.
-    _msr_bitmap: Frame,
+    msr_bitmap: Frame,
     pub(crate) guest: Guest,
     pub(crate) fpu: GuestFpu,
 }
@@ -175,46 +214,10 @@ impl Vcpu {
     pub(crate) fn new(vm: &Vm, id: u32) -> Result<Arc<Self>> {
         let region = Region::new(vm.vmx.caps.revision())?;
         let msr_bitmap = Frame::new()?;
-        let guest = Guest {
-            regs: Registers::default(),
-            rip: 0xfff0,
-            rflags: 2,
-            interruptibility: 0,
-            single_step: false,
-            dirty: true,
-            cs_base: 0,
-            long: false,
-            proc: vmcore::cap::with_mov_dr_exiting(vm.vmx.caps.proc(), true),
-            windows_open: false,
-            cr2: 0,
-            cr8: 0,
-            events: Events::new(),
-            msrs: MsrStore::new(),
-            switched: [0; SWITCHED_MSRS.len()],
-            debug: DebugRegs {
-                db: [0; 4],
-                dr6: vmcore::sregs::RESET_DR6,
-                in_use: false,
-            },
-            xcr0: 1,
-            cpuid: KVVec::new(),
-            features: cpuid::features(&[]),
-            signal_mask: None,
-            host: HostFields::default(),
-            reserve: Reserve::default(),
-            pending: None,
-            exit: RawExit::default(),
-            new_control: Control::RESET,
-            repeat: Repeat::default(),
-            ran: false,
-            // VPIDs tell apart vCPUs of one EPT root only; across roots the
-            // root's address does (SDM 3C 29.4.1).
-            vpid: (id + 1) as u16,
-            eptp: vm.eptp(),
-        };
+        let guest = Guest::new(vm, id);
         let mut state = State {
             region,
-            _msr_bitmap: msr_bitmap,
+            msr_bitmap,
             guest,
             fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
         };
@@ -239,7 +242,7 @@ impl Vcpu {
 impl State {
     /// Gives the new VMCS its contents.
     fn initialise(&mut self, vm: &Vm, bsp: bool) -> Result {
-        let msr_bitmap = super::setup::fill_msr_bitmap(&self._msr_bitmap);
+        let msr_bitmap = super::setup::fill_msr_bitmap(&self.msr_bitmap);
         let sppt = vm.sppt_root();
         let mut window = Window::open(&vm.vmx)?;
         window.clear(&self.region)?;
@@ -340,30 +343,15 @@ impl VcpuFile {
                 state.guest.set_xcrs(&user::read::<Xcrs>(arg)?, mask)?;
             }
             // Without an interrupt controller in the kernel there is no other state.
-            KVM_SET_MP_STATE => {
-                if user::read::<MpState>(arg)?.mp_state != KVM_MP_STATE_RUNNABLE {
-                    return Err(EINVAL);
-                }
-            }
-            KVM_SET_VCPU_EVENTS => {
-                state
-                    .guest
-                    .set_vcpu_events(&user::read::<VcpuEvents>(arg)?)?;
-            }
+            KVM_SET_MP_STATE => match user::read::<MpState>(arg)?.mp_state {
+                KVM_MP_STATE_RUNNABLE => {}
+                _ => return Err(EINVAL),
+            },
             KVM_SET_DEBUGREGS => {
                 let regs = user::read::<Debugregs>(arg)?;
                 state.with_vmcs(vmx, |vmcs, guest| guest.set_debugregs(vmcs, &regs))??;
             }
-            KVM_INTERRUPT => {
-                let vector = user::read::<Interrupt>(arg)?.irq;
-                let vector = u8::try_from(vector).map_err(|_| EINVAL)?;
-                state.guest.events.queue_interrupt(vector);
-            }
-            KVM_NMI => {
-                let blocked = state.guest.interruptibility & 8 != 0;
-                state.guest.events.queue_nmi(blocked);
-            }
-            _ => return Err(EINVAL),
+            _ => state.guest.set_event(cmd, arg)?,
         }
         Ok(())
     }
@@ -380,5 +368,25 @@ impl VcpuFile {
         }
         self.vcpu.state.lock().guest.signal_mask = mask;
         Ok(0)
+    }
+}
+
+impl Guest {
+    /// The ioctls that change what waits for delivery; `EINVAL` for unknown ones.
+    fn set_event(&mut self, cmd: u32, arg: usize) -> Result {
+        match cmd {
+            KVM_SET_VCPU_EVENTS => self.set_vcpu_events(&user::read::<VcpuEvents>(arg)?)?,
+            KVM_INTERRUPT => {
+                let vector = user::read::<Interrupt>(arg)?.irq;
+                let vector = u8::try_from(vector).map_err(|_| EINVAL)?;
+                self.events.queue_interrupt(vector);
+            }
+            KVM_NMI => {
+                let blocked = self.interruptibility & 8 != 0;
+                self.events.queue_nmi(blocked);
+            }
+            _ => return Err(EINVAL),
+        }
+        Ok(())
     }
 }

@@ -189,6 +189,15 @@ pub(crate) struct DebugRegs {
     pub(crate) in_use: bool,
 }
 
+impl DebugRegs {
+    /// After reset.
+    pub(crate) const RESET: Self = Self {
+        db: [0; 4],
+        dr6: vmcore::sregs::RESET_DR6,
+        in_use: false,
+    };
+}
+
 /// The guest's debug registers are in the CPU if it uses them; dropping this
 /// stores them and puts back the host's where the host uses any.
 pub(crate) struct DebugLoan<'a> {
