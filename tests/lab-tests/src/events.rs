@@ -6,7 +6,7 @@ mod interrupt;
 mod signal;
 
 use crate::harness::{tests, Lab, Test};
-use crate::machine::{Machine, Stop};
+use crate::machine::{Machine, Stop, HOLE};
 use guest::asm::*;
 use guest::{CODE, SCRATCH, TABLES};
 
@@ -23,6 +23,8 @@ tests![
     software_exceptions,
     exception_from_user_space,
     page_fault_from_user_space,
+    stack_outside_of_memory,
+    idt_outside_of_memory,
 ];
 
 /// An address behind everything that the page tables map.
@@ -164,4 +166,32 @@ fn page_fault_from_user_space(lab: &Lab) {
     assert_eq!(machine.expect_event(14).error, 2);
     machine.expect_hlt();
     assert_eq!(machine.regs().rbx, 0x1357_9000);
+}
+
+/// An event whose frame or gate is where no memory is cannot be delivered.
+fn undeliverable(lab: &Lab, change: impl FnOnce(&Machine)) {
+    let mut machine = Machine::long(lab, |a| {
+        a.ud2()?;
+        a.hlt()
+    });
+    change(&machine);
+    match machine.run() {
+        // KVM_INTERNAL_ERROR_DELIVERY_EV.
+        Stop::Other(error) => assert!(error.contains("suberror: 3"), "{error}"),
+        other => panic!("{other:x?}"),
+    }
+}
+
+fn stack_outside_of_memory(lab: &Lab) {
+    undeliverable(lab, |machine| {
+        machine.change_regs(|r| r.rsp = HOLE + 0x1000)
+    });
+}
+
+fn idt_outside_of_memory(lab: &Lab) {
+    undeliverable(lab, |machine| {
+        let mut sregs = machine.sregs();
+        sregs.idt.base = HOLE;
+        machine.set_sregs(&sregs);
+    });
 }

@@ -15,7 +15,14 @@ use guest::{Mode, CODE, SCRATCH};
 use kvm_bindings::kvm_cpuid_entry2;
 
 /// The tests of all parts.
-pub(crate) const ALL: &[&[Test]] = &[TESTS, port::TESTS, msr::TESTS, debug::TESTS, fpu::TESTS, storm::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[
+    TESTS,
+    port::TESTS,
+    msr::TESTS,
+    debug::TESTS,
+    fpu::TESTS,
+    storm::TESTS,
+];
 
 tests![
     cpuid_says_what_was_set,
@@ -33,6 +40,8 @@ tests![
     rdpmc,
     vmx_instructions_are_undefined,
     vmcall,
+    avx_that_cpuid_does_not_offer,
+    task_switch,
     triple_fault,
     access_outside_of_memory,
     fetch_outside_of_memory,
@@ -356,6 +365,46 @@ fn vmcall(lab: &Lab) {
     machine.expect_hlt();
     // -KVM_ENOSYS: there is no such hypercall.
     assert_eq!(machine.regs().rax as i64, -1000);
+}
+
+/// XCR0 has what the guest's CPUID offers, whatever the processor has.
+fn avx_that_cpuid_does_not_offer(lab: &Lab) {
+    let mut machine = xcr0_writer(lab);
+    let mut list = machine.cpu.fd().get_cpuid2(256).expect("KVM_GET_CPUID2");
+    for entry in list.as_mut_slice() {
+        match (entry.function, entry.index) {
+            (0xd, 0) => entry.eax = 3,
+            (1, _) => entry.ecx &= !(1 << 28),
+            _ => {}
+        }
+    }
+    machine.cpu.fd().set_cpuid2(&list).expect("KVM_SET_CPUID2");
+    machine.change_regs(|r| (r.rax, r.rcx, r.rdx) = (7, 0, 0));
+    assert_eq!(machine.expect_event(13).rip, CODE);
+    machine.restart();
+    machine.change_regs(|r| (r.rax, r.rcx, r.rdx) = (3, 0, 0));
+    machine.expect_hlt();
+}
+
+/// Nobody switches tasks for the guest.
+fn task_switch(lab: &Lab) {
+    lab.only_ours("KVM switches tasks");
+    let mut machine = Machine::new(lab, Mode::Protected, |a| {
+        // JMP FAR to the TSS.
+        a.db(&[0xea, 0, 0, 0, 0, 0x18, 0])
+    });
+    let mut gdt = Mode::Protected.gdt();
+    // An available 32-bit TSS of 0x68 bytes at SCRATCH.
+    gdt.extend(0x0000_8902_0000_0067_u64.to_le_bytes());
+    machine.write(guest::GDT, &gdt);
+    let mut sregs = machine.sregs();
+    sregs.gdt.limit = 31;
+    machine.set_sregs(&sregs);
+    match machine.run() {
+        Stop::Other(error) => assert!(error.contains("suberror: 4"), "{error}"),
+        other => panic!("{other:x?}"),
+    }
+    assert_eq!(machine.regs().rip, CODE);
 }
 
 fn triple_fault(lab: &Lab) {

@@ -103,6 +103,10 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if let Err(error) = std::fs::File::open(&args.device) {
+        println!("Bail out! {}: {error}", args.device);
+        return ExitCode::from(2);
+    }
     match harness::run(&selected, &Lab::new(args.device)) {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,

@@ -18,6 +18,7 @@ tests![
     efer_bad_values,
     bad_pdpte_is_refused,
     new_page_tables,
+    process_context_ids,
     pae_reads_pdptes_at_cr3,
 ];
 
@@ -289,7 +290,7 @@ fn control_registers_read_back(lab: &Lab) {
         a.hlt()
     });
     let (base0, base4) = (machine.sregs().cr0, machine.sregs().cr4);
-    // WP, TS and MP, AM, CD, CD and NW; TSD, DE, PGE, OSXSAVE, FSGSBASE, SMEP.
+    // WP, TS, AM, CD, CD and NW; TSD, DE, PGE, OSXSAVE, FSGSBASE, SMEP.
     let changes0 = [1 << 16, 1 << 3, 1 << 18, 1 << 30, 3 << 29, 0];
     let changes4 = [1 << 2, 1 << 3, 1 << 7, 1 << 18, 1 << 16, 1 << 20];
     for (change0, change4) in changes0.into_iter().zip(changes4) {
@@ -377,6 +378,28 @@ fn bad_pdpte_is_refused(lab: &Lab) {
         machine.step_over(&event);
         machine.expect_hlt();
     }
+}
+
+/// CR4.PCIDE can be set while CR3 says process 0 only.
+fn process_context_ids(lab: &Lab) {
+    let mut machine = writer(lab, 4);
+    let list = machine.cpu.fd().get_cpuid2(256).expect("KVM_GET_CPUID2");
+    let leaf = list.as_slice().iter().find(|e| e.function == 1);
+    if leaf.is_none_or(|e| e.ecx & (1 << 17) == 0) {
+        lab.skip("no PCID");
+    }
+    let pcide = 1 << 17;
+    let sregs = machine.sregs();
+    let mut process1 = sregs;
+    process1.cr3 |= 1;
+    machine.set_sregs(&process1);
+    machine.change_regs(|r| r.rax = sregs.cr4 | pcide);
+    assert_eq!(machine.expect_event(13).rip, CODE);
+    machine.set_sregs(&sregs);
+    machine.restart();
+    machine.change_regs(|r| r.rax = sregs.cr4 | pcide);
+    machine.expect_hlt();
+    assert_eq!(machine.sregs().cr4, sregs.cr4 | pcide);
 }
 
 /// MOV to CR3 and INVLPG make new page tables count.

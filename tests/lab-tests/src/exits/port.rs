@@ -109,8 +109,11 @@ fn immediate_exit_before_the_first_instruction(lab: &Lab) {
     let regs = machine.regs();
     machine.cpu.fd_mut().set_kvm_immediate_exit(1);
     for _ in 0..3 {
+        machine.cpu.fd_mut().get_kvm_run().exit_reason = 0x77;
         assert_eq!(machine.run(), Stop::Error(libc::EINTR));
         assert_eq!(machine.regs(), regs);
+        let reason = machine.cpu.fd_mut().get_kvm_run().exit_reason;
+        assert_eq!(reason, 0x77, "the exit reason stays");
     }
     machine.cpu.fd_mut().set_kvm_immediate_exit(0);
     machine.expect_hlt();

@@ -66,7 +66,7 @@ fn breakpoint_on_its_own_frame(lab: &Lab) {
         db: [TOP - 8, 0, 0, 0],
         dr6: 0xffff_0ff0,
         // DR0: 8 bytes, on writes.
-        dr7: 0x400 | 2 | 0b1001 << 16,
+        dr7: 0x400 | 2 | (0b1001 << 16),
         ..Default::default()
     };
     machine

@@ -10,7 +10,7 @@ use guest::{DATA, PAGE_SIZE};
 use ioctl_api::memory::EnableCap;
 use ioctl_api::number::{KVM_ENABLE_CAP, KVM_SPP_GET_MAPS, KVM_SPP_SET_MAPS};
 use ioctl_api::subpage::{Maps, FULL, KVM_CAP_SPP, KVM_SPP_CAP_HW, KVM_SPP_MAX_PAGES};
-use libc::{E2BIG, EBUSY, EFAULT, EINVAL, ENODEV};
+use libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV};
 use vmm::Vm;
 
 tests![
@@ -28,6 +28,7 @@ tests![
     last_pages_of_the_address_space,
     maps_of_two_vms_are_apart,
     two_vcpus_obey_one_map,
+    forked_child_gets_eio,
 ];
 
 fn spp_vm(lab: &Lab) -> Vm {
@@ -273,4 +274,22 @@ fn two_vcpus_obey_one_map(lab: &Lab) {
     check_map(&mut machine, DATA, 0x8000_0001);
     machine.cpu = first;
     check_map(&mut machine, DATA, 0x8000_0001);
+}
+
+fn forked_child_gets_eio(lab: &Lab) {
+    let vm = spp_vm(lab);
+    let mut maps = [0];
+    let good = range(DATA, &mut maps);
+    // SAFETY: the child makes two system calls and leaves.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let status = i32::from(both(&vm, &good) != [Err(EIO); 2]);
+        // SAFETY: leaves at once, without the parent's destructors.
+        unsafe { libc::_exit(status) };
+    }
+    let mut status = -1;
+    // SAFETY: `status` is valid; waits for the child made above.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
+    assert_eq!(vm.maps(DATA, 1).expect("maps"), [FULL]);
 }

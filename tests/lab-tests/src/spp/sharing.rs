@@ -145,20 +145,22 @@ fn file_mapped_shared(lab: &Lab) {
 
 const KSM: &str = "/sys/kernel/mm/ksm/run";
 
-/// Waits until KSM has merged pages of the process, for some rounds.
-fn wait_for_merge() -> bool {
+/// Waits until KSM has merged `pages` pages of the process, for some rounds.
+fn wait_for_merge(pages: usize) -> bool {
     let merged = || {
         let stat = std::fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default();
-        let line = stat.lines().find(|l| l.starts_with("ksm_merging_pages"));
-        line.is_some_and(|l| !l.ends_with(" 0"))
+        let line = stat
+            .lines()
+            .find_map(|l| l.strip_prefix("ksm_merging_pages "));
+        line.and_then(|n| n.parse().ok()).unwrap_or(0)
     };
     (0..200).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(2));
-        merged()
+        merged() >= pages
     })
 }
 
-/// Two pages with the same content become one, until one is written.
+/// Pages with the same content become one, until one is written.
 fn merged_pages(lab: &Lab) {
     let memory = Mapping::anonymous(4 * PAGE, PAGE);
     let mut machine = reader(lab, &memory);
@@ -170,7 +172,7 @@ fn merged_pages(lab: &Lab) {
     let on = memory.advise(0, 4 * PAGE, libc::MADV_MERGEABLE).is_ok()
         && std::fs::write("/sys/kernel/mm/ksm/sleep_millisecs", "1").is_ok()
         && std::fs::write(KSM, "1").is_ok();
-    let merged = on && wait_for_merge();
+    let merged = on && wait_for_merge(4);
     if on {
         // 2 would unmerge them.
         let _ = std::fs::write(KSM, if mode.trim() == "1" { "1" } else { "0" });
