@@ -404,13 +404,16 @@ long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page)
 	return get_user_pages_unlocked(hva, 1, page, flags);
 }
 
-/* Ends the reference of a guest-page look-up, noting what the guest may do. */
-void kvm_spp_release_page(struct page *page, bool dirty)
+void kvm_spp_mark_page_dirty(struct page *page)
+{
+	folio_mark_dirty(page_folio(page));
+}
+
+/* Ends the reference of a guest-page look-up. */
+void kvm_spp_release_page(struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
-	if (dirty)
-		folio_mark_dirty(folio);
 	folio_mark_accessed(folio);
 	folio_put(folio);
 }

@@ -84,7 +84,8 @@ u64 kvm_spp_user_end(void);
 struct mm_struct *kvm_spp_current_mm(void);
 int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page);
 long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page);
-void kvm_spp_release_page(struct page *page, bool dirty);
+void kvm_spp_mark_page_dirty(struct page *page);
+void kvm_spp_release_page(struct page *page);
 int kvm_spp_host_level(struct mm_struct *mm, unsigned long hva);
 struct kvm_spp_notifier *
 kvm_spp_notifier_register(const struct kvm_spp_notifier_ops *ops, void *owner);

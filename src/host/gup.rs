@@ -65,6 +65,14 @@ impl HostPage {
         Hpa::new(unsafe { shim::kvm_spp_page_phys(self.page.as_ptr()) })
     }
 
+    /// The guest may write the page from now on. The caller holds the lock that the
+    /// notifier takes, and has found that the page is still the one at its address:
+    /// else write-back may have cleaned it, and dirtying it would be lost.
+    pub(crate) fn mark_dirty(&self) {
+        // SAFETY: `page` is valid by the type invariant.
+        unsafe { shim::kvm_spp_mark_page_dirty(self.page.as_ptr()) };
+    }
+
     /// Whether the process may write the page, so whether the guest may.
     pub(crate) fn writable(&self) -> bool {
         self.writable
@@ -73,9 +81,7 @@ impl HostPage {
 
 impl Drop for HostPage {
     fn drop(&mut self) {
-        // The guest may write through the mapping from now on, so the page
-        // counts as dirty; later changes of that are the notifier's to tell.
         // SAFETY: This value owns the reference.
-        unsafe { shim::kvm_spp_release_page(self.page.as_ptr(), self.writable) };
+        unsafe { shim::kvm_spp_release_page(self.page.as_ptr()) };
     }
 }

@@ -118,7 +118,8 @@ unsafe extern "C" {
     pub(crate) fn kvm_spp_gup_fast(hva: u64, write: bool, page: *mut *mut bindings::page) -> c_int;
     pub(crate) fn kvm_spp_gup_slow(hva: u64, write: bool, page: *mut *mut bindings::page)
         -> c_long;
-    pub(crate) fn kvm_spp_release_page(page: *mut bindings::page, dirty: bool);
+    pub(crate) fn kvm_spp_mark_page_dirty(page: *mut bindings::page);
+    pub(crate) fn kvm_spp_release_page(page: *mut bindings::page);
     pub(crate) fn kvm_spp_host_level(mm: *mut bindings::mm_struct, hva: u64) -> c_int;
     pub(crate) fn kvm_spp_notifier_register(
         ops: *const NotifierOps,

@@ -212,6 +212,9 @@ impl Vm {
             Ok(mapped) => mapped,
             Err(NoFrame) => return Some(Err(NoFrame)),
         };
+        if writable {
+            page.mark_dirty();
+        }
         let spent = self.tlb.flush(&mmu, mapped.stale);
         drop(mmu);
         if !mapped.unlinked.is_empty() {
