@@ -52,6 +52,7 @@ use kernel::prelude::*;
 use vmcore::{
     cap,
     event::{
+        Injection,
         Interruptibility,
         NmiBlocking, //
     },
@@ -183,6 +184,7 @@ impl Inside<'_> {
             self.inject();
             if !self.vmcs.run(&mut self.guest.regs) {
                 let code = u64::from(self.vmcs.read(field::VM_INSTRUCTION_ERROR));
+                self.cancel_injection();
                 return Leave::User(Stop::FailEntry(code));
             }
             let raw = capture(self.vmcs, self.guest.regs.exit_reason);
@@ -201,7 +203,12 @@ impl Inside<'_> {
 
     /// An event that was being delivered when the exit came must be delivered
     /// again (SDM 3C 28.2.4).
+    #[cold]
     fn take_back_event(&mut self, raw: &RawExit) {
+        // What a failed entry leaves there is of an earlier exit (SDM 3C 27.8).
+        if raw.entry_failed() {
+            return;
+        }
         let blocking = self.guest.events.reinject(raw);
         let old = match blocking {
             NmiBlocking::Keep => return,
@@ -212,6 +219,21 @@ impl Inside<'_> {
             _ => old & !8,
         };
         self.vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, new);
+    }
+
+    /// The entry failed, so the event that it was to inject still waits. The field
+    /// keeps its valid bit (SDM 3C 27.8), and another entry would inject it again.
+    #[cold]
+    pub(crate) fn cancel_injection(&mut self) {
+        let injection = Injection {
+            intr_info: self.vmcs.read(field::VM_ENTRY_INTR_INFO),
+            error_code: self.vmcs.read(field::VM_ENTRY_EXCEPTION_ERROR_CODE),
+            insn_len: self.vmcs.read(field::VM_ENTRY_INSTRUCTION_LEN),
+        };
+        if injection.intr_info >> 31 != 0 {
+            self.guest.events.cancel(&injection);
+            self.vmcs.write(field::VM_ENTRY_INTR_INFO, 0);
+        }
     }
 
     /// Hands the next event to the processor and asks for the windows of those

@@ -76,7 +76,10 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         Exit::Vmcall => inside.hypercall(raw),
         Exit::Undefined => inside.fault(Exception::UD),
         Exit::Rdpmc => inside.fault(Exception::GP),
-        Exit::EntryFailure(failure) => entry_failure(raw, failure),
+        Exit::EntryFailure(failure) => {
+            inside.cancel_injection();
+            entry_failure(raw, failure)
+        }
         Exit::SppMiss(_) | Exit::SppMisconfig(_) | Exit::EptMisconfig(_) => broken_tables(raw),
         Exit::Init
         | Exit::Sipi

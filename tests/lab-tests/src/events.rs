@@ -23,6 +23,7 @@ tests![
     software_exceptions,
     exception_from_user_space,
     page_fault_from_user_space,
+    failed_entry_keeps_the_event,
     stack_outside_of_memory,
     idt_outside_of_memory,
 ];
@@ -179,6 +180,30 @@ fn undeliverable(lab: &Lab, change: impl FnOnce(&Machine)) {
         // KVM_INTERNAL_ERROR_DELIVERY_EV.
         Stop::Other(error) => assert!(error.contains("suberror: 3"), "{error}"),
         other => panic!("{other:x?}"),
+    }
+}
+
+/// An event whose VM entry failed waits, and goes where user space takes it back.
+fn failed_entry_keeps_the_event(lab: &Lab) {
+    for taken_back in [false, true] {
+        let mut machine = Machine::long(lab, |a| a.hlt());
+        let good = machine.sregs();
+        let mut bad = good;
+        // CS is a system segment.
+        bad.cs.s = 0;
+        machine.set_sregs(&bad);
+        let none = machine.cpu.fd().get_vcpu_events().expect("events");
+        let mut events = none;
+        (events.exception.injected, events.exception.nr) = (1, 6);
+        machine.cpu.fd().set_vcpu_events(&events).expect("events");
+        assert!(matches!(machine.run(), Stop::Other(exit) if exit.contains("FailEntry")));
+        machine.set_sregs(&good);
+        if taken_back {
+            machine.cpu.fd().set_vcpu_events(&none).expect("events");
+        } else {
+            machine.expect_event(6);
+        }
+        machine.expect_hlt();
     }
 }
 
