@@ -10,7 +10,7 @@
 //! While a stub is at its OUT, the frame is on the guest's stack, where a test
 //! reads and changes it.
 
-use crate::harness::Lab;
+use crate::harness::{self, Lab};
 use crate::raw::{self, Mapping, Sys};
 use guest::asm::CodeAssembler;
 use guest::{AssembleError, Mode, Program, CODE, STACK};
@@ -183,7 +183,10 @@ impl Machine {
             Ok(VcpuExit::MmioRead(gpa, _)) | Ok(VcpuExit::MmioWrite(gpa, _)) => Stop::Mmio(gpa),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(other) => Stop::Other(format!("{other:?}")),
-            Err(error) => Stop::Error(error.errno()),
+            Err(error) => {
+                harness::check_time();
+                Stop::Error(error.errno())
+            }
         };
         match port_or {
             Stop::Out(STUB_PORT, _) => Stop::Event(self.event()),

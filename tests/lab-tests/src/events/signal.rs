@@ -137,6 +137,7 @@ fn signal_interrupts_the_guest(lab: &Lab) {
 fn pending_signal_comes_first(lab: &Lab) {
     prepare();
     let mut machine = spinner(lab);
+    machine.set_qword(STOP, 1);
     set_signal_mask(&machine, Some(0));
     let blocked = Blocked::new();
     Thread::current().signal();
