@@ -23,7 +23,7 @@ clippy: check-kdir
 # What Kbuild leaves, by name: the kernel that it was built against, here or in
 # the lab, need not be there any more.
 clean:
-	find . -name .git -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
+	find . \( -name .git -o -name target \) -prune -o \( -name '*.o' -o -name '*.ko' -o -name '*.mod' \
 		-o -name '*.mod.c' -o -name '.*.cmd' -o -name '.*.d' -o -name '*.rmeta' \
 		-o -name Module.symvers -o -name modules.order \) -type f -print0 | xargs -0r rm -f
 

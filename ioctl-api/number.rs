@@ -98,7 +98,7 @@ pub const KVM_GET_SREGS: u32 = ior::<regs::Sregs>(0x83);
 pub const KVM_SET_SREGS: u32 = iow::<regs::Sregs>(0x84);
 /// Queues an external interrupt.
 pub const KVM_INTERRUPT: u32 = iow::<vcpu::Interrupt>(0x86);
-/// Reads MSRs. Also on the device, for feature MSRs.
+/// Reads MSRs.
 pub const KVM_GET_MSRS: u32 = iowr::<regs::Msrs>(0x88);
 /// Writes MSRs.
 pub const KVM_SET_MSRS: u32 = iow::<regs::Msrs>(0x89);

@@ -57,7 +57,7 @@ struct kvm_spp_maps {
 
 struct kvm_spp_exit {
 	__u64 flags;		/* KVM_SPP_EXIT_* */
-	__u64 gpa;		/* of the denied byte */
+	__u64 gpa;		/* of a denied byte, as far as the processor tells */
 	__u64 gva;		/* linear address of it */
 	__u64 rip;
 	__u32 size;		/* of the access, bytes */

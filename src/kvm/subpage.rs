@@ -18,8 +18,9 @@ use spp::Mask;
 use zerocopy::IntoBytes;
 
 impl Vm {
-    /// Sets the maps of a range, all or nothing: no other caller and no vCPU
-    /// sees a part of it, and no CPU uses an old map once this returns.
+    /// Sets the maps of a range, all or nothing: no other caller sees a part of it,
+    /// and no CPU uses an old map once this returns. A vCPU that runs meanwhile may
+    /// meet the new map of one page and then the old one of another.
     ///
     /// Errors: `ENODEV` (capability not enabled), `EINVAL`, `E2BIG`, `EFAULT`,
     /// `ENOMEM`; nothing has changed then.

@@ -39,10 +39,10 @@ pub(crate) fn draw(maps: &[NamedMap], cells: &[[Cell; 32]], color: bool) -> Stri
 }
 
 fn header() -> String {
-    let numbers: String = (0..32)
-        .step_by(NUMBER_STEP)
-        .map(|n| format!("{n:>2}{:1$}", "", 2 * (NUMBER_STEP - 1)))
-        .collect();
+    let mut numbers = String::new();
+    for n in (0..32).step_by(NUMBER_STEP) {
+        numbers += &format!("{n:>2}{:1$}", "", 2 * (NUMBER_STEP - 1));
+    }
     format!("{:<NAME_WIDTH$}{}\n", "sub-page", numbers.trim_end())
 }
 
