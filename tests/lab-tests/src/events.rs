@@ -185,6 +185,7 @@ fn undeliverable(lab: &Lab, change: impl FnOnce(&Machine)) {
 
 /// An event whose VM entry failed waits, and goes where user space takes it back.
 fn failed_entry_keeps_the_event(lab: &Lab) {
+    lab.only_ours("KVM leaves the event in the VMCS as well, and delivers it once more");
     for taken_back in [false, true] {
         let mut machine = Machine::long(lab, |a| a.hlt());
         let good = machine.sregs();
