@@ -251,18 +251,10 @@ impl Caps {
         self.msrs.misc & MISC_INTEL_PT != 0
     }
 
-    /// Whether VM entry accepts `cr0` for a guest. An unrestricted guest may
-    /// have PE and PG clear (SDM 3C 27.3.1.1).
+    /// Bits of CR4 that VM entry accepts in a guest.
     #[inline]
-    pub const fn guest_cr0_valid(&self, cr0: u64) -> bool {
-        const PE_PG: u64 = 1 << 31 | 1;
-        cr_valid(cr0, self.msrs.cr0_fixed0 & !PE_PG, self.msrs.cr0_fixed1)
-    }
-
-    /// Whether VM entry accepts `cr4` for a guest (the value with VMXE set).
-    #[inline]
-    pub const fn guest_cr4_valid(&self, cr4: u64) -> bool {
-        cr_valid(cr4, self.msrs.cr4_fixed0, self.msrs.cr4_fixed1)
+    pub const fn guest_cr4_limit(&self) -> u64 {
+        self.msrs.cr4_fixed1
     }
 
     /// Bits of CR0 that VM entry demands from every guest: NE today.
@@ -277,13 +269,6 @@ impl Caps {
     pub const fn guest_cr4_fixed(&self) -> u64 {
         self.msrs.cr4_fixed0 & self.msrs.cr4_fixed1
     }
-}
-
-/// Whether a control register has every bit that is fixed to 1 and none that is
-/// fixed to 0 (SDM 3D A.7): `fixed0` has the former set, `fixed1` the latter clear.
-#[inline]
-pub const fn cr_valid(value: u64, fixed0: u64, fixed1: u64) -> bool {
-    value & fixed0 == fixed0 && value & !fixed1 == 0
 }
 
 /// The primary processor-based controls `proc` with or without exits for MOV DR

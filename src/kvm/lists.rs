@@ -18,7 +18,10 @@ use ioctl_api::{
     }, //
 };
 use kernel::prelude::*;
-use vmcore::cpuid;
+use vmcore::{
+    cpuid,
+    cr::Cr4, //
+};
 
 /// MSRs that one ioctl may carry: KVM's limit.
 const MAX_MSRS: u32 = 256;
@@ -50,7 +53,9 @@ impl VcpuFile {
                 false => Err(EINVAL),
             };
         }
-        state.guest.features = cpuid::features(&entries);
+        let mut features = cpuid::features(&entries);
+        features.cr4 &= Cr4::from_bits_retain(self.vm.vmx.caps.guest_cr4_limit());
+        state.guest.features = features;
         state.guest.cpuid = entries;
         state.with_vmcs(&self.vm.vmx, |vmcs, guest| guest.refresh_masks(vmcs))?;
         Ok(0)

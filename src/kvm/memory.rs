@@ -160,6 +160,7 @@ impl Vm {
     /// meanwhile nothing is mapped: the guest faults again, after its vCPU has
     /// looked at signals and the scheduler. Errors are those of the page look-up:
     /// `EFAULT`, `EHWPOISON`, `EINTR`, and `ENOMEM`.
+    #[inline(never)]
     pub(crate) fn fault(&self, reserve: &mut Reserve, gfn: Gfn, write: bool) -> Result {
         reserve.fill(spp::MAX_FRAMES_PER_MAP)?;
         loop {

@@ -144,39 +144,15 @@ fn a_difference_between_processors_shows() {
     assert_ne!(Caps::new(&other).unwrap(), caps);
 }
 
-/// Every combination of three bits against the definition, bit by bit.
 #[test]
-fn cr_valid_table() {
-    for bits in 0..8u64 {
-        let (value, fixed0, fixed1) = (bits & 1, bits >> 1 & 1, bits >> 2 & 1);
-        let want = match (fixed0, fixed1) {
-            (1, 1) => value == 1,
-            (0, 0) => value == 0,
-            (0, 1) => true,
-            _ => false,
-        };
-        let upper = !1;
-        assert_eq!(
-            cr_valid(value | upper, fixed0, fixed1 | upper),
-            want,
-            "{bits:#b}"
-        );
-    }
-}
-
-#[test]
-fn unrestricted_guest_may_be_in_real_mode() {
-    let caps = Caps::new(&all()).unwrap();
-    assert!(caps.guest_cr0_valid(0x20));
-    assert!(caps.guest_cr0_valid(0x8000_0021));
-    assert!(!caps.guest_cr0_valid(0x1), "NE is fixed to 1");
-    assert!(!caps.guest_cr0_valid(1 << 32 | 0x20));
-    assert!(!caps.guest_cr4_valid(0), "VMXE is fixed to 1");
-    assert!(caps.guest_cr4_valid(0x2020));
-    assert_eq!(
-        (caps.guest_cr0_fixed(), caps.guest_cr4_fixed()),
-        (0x20, 0x2000)
-    );
+fn what_is_fixed_in_control_registers() {
+    let mut msrs = all();
+    msrs.cr4_fixed1 = 0x0037_67ff;
+    let caps = Caps::new(&msrs).unwrap();
+    // An unrestricted guest may have PE and PG clear, but not NE (SDM 3C 27.3.1.1).
+    assert_eq!(caps.guest_cr0_fixed(), 0x20);
+    assert_eq!(caps.guest_cr4_fixed(), 0x2000);
+    assert_eq!(caps.guest_cr4_limit(), 0x0037_67ff);
 }
 
 #[test]

@@ -5,7 +5,6 @@
 
 mod calls;
 mod delivery;
-mod large;
 mod memory;
 mod modes;
 mod sharing;
@@ -24,7 +23,6 @@ pub(crate) const ALL: &[&[Test]] = &[
     delivery::TESTS,
     memory::TESTS,
     sharing::TESTS,
-    large::TESTS,
 ];
 
 /// A 64-bit guest that stores AL to where RBX points, and halts.
