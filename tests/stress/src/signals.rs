@@ -139,6 +139,13 @@ fn kick_all(board: &Board, kick: impl Fn(i32)) {
     }
 }
 
+/// Takes some time before KVM_RUN, so that some kicks come outside of it.
+fn stay_outside(board: &Board) {
+    for _ in 0..board.taken.load(SeqCst) * 7919 % 3000 {
+        std::hint::spin_loop();
+    }
+}
+
 fn last_cpu() -> usize {
     host::cpus() - 1
 }
@@ -154,6 +161,7 @@ fn kicks(env: &Env) -> Verdict {
             host::pin(0, &[0]);
             board.thread.store(host::thread(), SeqCst);
             while !board.over.load(SeqCst) || board.taken.load(SeqCst) < KICKS {
+                stay_outside(&board);
                 match vcpu.run() {
                     Ok(Exit::Interrupted) => {}
                     other => panic!("{other:?}"),
@@ -200,6 +208,7 @@ fn masked_kicks(env: &Env) -> Verdict {
             set_signal_mask(&vcpu, 0);
             board.thread.store(host::thread(), SeqCst);
             while !board.over.load(SeqCst) || board.taken.load(SeqCst) < KICKS {
+                stay_outside(&board);
                 assert_eq!(vcpu.run().unwrap(), Exit::Interrupted);
                 let none = libc::timespec {
                     tv_sec: 0,
