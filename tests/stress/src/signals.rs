@@ -123,12 +123,26 @@ struct Board {
     over: AtomicBool,
 }
 
+/// Ends the kicked thread after a failure: it would run for ever.
+struct Rescue<'a>(&'a Board);
+
+impl Drop for Rescue<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.over.store(true, SeqCst);
+            self.0.taken.store(KICKS, SeqCst);
+            signal(self.0.thread.load(SeqCst), KICK);
+        }
+    }
+}
+
 /// Kicks the vCPU's thread, and waits until each kick has ended one KVM_RUN.
 /// Between two kicks there is now and then time to enter the guest.
 fn kick_all(board: &Board, kick: impl Fn(i32)) {
     host::wait_until("the vCPU's thread starts", || {
         board.thread.load(SeqCst) != 0
     });
+    let _rescue = Rescue(board);
     for number in 1..=KICKS {
         for _ in 0..number % 40 * 50 {
             std::hint::spin_loop();
