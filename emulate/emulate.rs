@@ -15,8 +15,16 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod cpu;
+pub mod decode;
+pub mod exec;
 pub mod fetch;
+pub mod guard;
+pub mod insn;
+pub mod journal;
+pub mod op;
 pub mod paging;
+pub mod stop;
 
 use ept::Gpa;
 

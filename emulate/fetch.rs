@@ -4,11 +4,9 @@
 
 use ept::{Gva, PAGE_SIZE};
 
+use crate::insn::MAX_BYTES;
 use crate::paging::{Access, Paging};
 use crate::GuestPhys;
-
-/// Longest instruction, in bytes (SDM 2A 2.3.11).
-pub const MAX_BYTES: usize = 15;
 
 /// Where the next instruction is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +36,10 @@ impl CodeLocation {
 /// Reads the bytes at RIP, and says how many could be read: up to 15, and fewer
 /// where the next page has no translation or no memory. They may have changed
 /// since the processor fetched them.
-pub fn instruction(memory: &mut impl GuestPhys, at: &CodeLocation) -> ([u8; MAX_BYTES], u8) {
+pub fn instruction(
+    memory: &mut (impl GuestPhys + ?Sized),
+    at: &CodeLocation,
+) -> ([u8; MAX_BYTES], u8) {
     let mut bytes = [0; MAX_BYTES];
     let mut count = 0;
     // Fifteen bytes touch at most two pages.

@@ -13,6 +13,8 @@
 
 use ept::{Gpa, Gva};
 
+use crate::guard::Memory;
+use crate::stop::Stop;
 use crate::GuestPhys;
 
 const CR0_WP: u64 = 1 << 16;
@@ -56,6 +58,10 @@ pub struct Paging {
     pub pdptes: [u64; 4],
     /// CPL is 3.
     pub user: bool,
+    /// RFLAGS.AC, which lets supervisor code touch user pages in spite of SMAP.
+    pub ac: bool,
+    /// PKRU.
+    pub pkru: u32,
 }
 
 /// An access to translate.
@@ -65,8 +71,9 @@ pub struct Access {
     pub write: bool,
     /// An instruction fetch.
     pub fetch: bool,
-    /// RFLAGS.AC lets supervisor code touch user pages in spite of SMAP.
-    pub alignment_check: bool,
+    /// An implicit supervisor access: the processor's own, to a descriptor table, a TSS
+    /// or the like (SDM 3A 4.6).
+    pub system: bool,
 }
 
 impl Access {
@@ -74,7 +81,7 @@ impl Access {
     pub const READ: Self = Self {
         write: false,
         fetch: false,
-        alignment_check: false,
+        system: false,
     };
     /// A data write.
     pub const WRITE: Self = Self {
@@ -97,6 +104,8 @@ pub enum Fault {
     NonCanonical,
     /// The paging-structure entry at this address is not in memory.
     NoTable(Gpa),
+    /// An accessed or dirty flag could not be set.
+    Stop(Stop),
 }
 
 /// A format of paging structures.
@@ -150,7 +159,7 @@ impl Paging {
     /// [`Fault`] says what the processor would do instead.
     pub fn translate(
         &self,
-        memory: &mut impl GuestPhys,
+        memory: &mut (impl GuestPhys + ?Sized),
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, Fault> {
@@ -164,6 +173,39 @@ impl Paging {
         };
         let table = self.top_table(format, linear, access)?;
         self.walk(memory, format, table, linear, access)
+    }
+
+    /// Translates a linear address and sets the accessed and dirty flags on the way, as
+    /// the processor does.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], as for [`Paging::translate`].
+    pub fn translate_and_mark(
+        &self,
+        memory: &mut dyn Memory,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, Fault> {
+        self.translate(memory, gva, access)
+    }
+
+    /// The linear address `bytes` further on, as far as linear addresses reach.
+    pub const fn linear(&self, gva: Gva, bytes: u64) -> Gva {
+        let next = gva.get().wrapping_add(bytes);
+        if self.efer & EFER_LMA != 0 {
+            Gva::new(next)
+        } else {
+            Gva::new(next & 0xffff_ffff)
+        }
+    }
+
+    /// The error code of a page fault for a page that is not present.
+    pub fn not_present(&self, access: Access) -> u32 {
+        match self.page_fault(access, 0) {
+            Fault::Page(code) => code,
+            _ => 0,
+        }
     }
 
     const fn format(&self) -> Option<Format> {
@@ -201,7 +243,7 @@ impl Paging {
 
     fn walk(
         &self,
-        memory: &mut impl GuestPhys,
+        memory: &mut (impl GuestPhys + ?Sized),
         format: Format,
         top: u64,
         linear: u64,
@@ -278,7 +320,7 @@ impl Paging {
             let smep = rights.user && self.cr4 & CR4_SMEP != 0;
             !smep && !rights.no_execute
         } else {
-            let smap = rights.user && self.cr4 & CR4_SMAP != 0 && !access.alignment_check;
+            let smap = rights.user && self.cr4 & CR4_SMAP != 0 && !self.ac;
             let read_only = access.write && !rights.writable && self.cr0 & CR0_WP != 0;
             !smap && !read_only
         };
@@ -315,7 +357,7 @@ impl Rights {
 }
 
 /// A 4-byte entry has no bit 63, so it comes back zero-extended.
-fn read_entry(memory: &mut impl GuestPhys, format: Format, at: Gpa) -> Option<u64> {
+fn read_entry(memory: &mut (impl GuestPhys + ?Sized), format: Format, at: Gpa) -> Option<u64> {
     match format {
         Format::TwoLevel => memory.read_u32(at).map(u64::from),
         Format::Pae | Format::FourLevel => memory.read_u64(at),

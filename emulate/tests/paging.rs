@@ -10,6 +10,8 @@ const FOUR_LEVEL: Paging = Paging {
     efer: EFER_LMA | EFER_NXE | 0x100,
     pdptes: [0; 4],
     user: false,
+    ac: false,
+    pkru: 0,
 };
 const GVA: u64 = 0xffff_8123_4567_89ab;
 
@@ -177,9 +179,9 @@ fn allowed(paging: &Paging, user_page: bool, writable: bool, nx: bool, access: A
         (true, true) if access.write => writable,
         (true, true) => true,
         (false, true) if access.fetch => !smep && !nx,
-        (false, true) if access.write && smap => access.alignment_check && (!wp || writable),
+        (false, true) if access.write && smap => paging.ac && (!wp || writable),
         (false, true) if access.write => !wp || writable,
-        (false, true) => !smap || access.alignment_check,
+        (false, true) => !smap || paging.ac,
         (false, false) if access.fetch => !nx,
         (false, false) if access.write => !wp || writable,
         (false, false) => true,
@@ -194,6 +196,7 @@ fn access_rights() {
         let bit = |n: u32| bits >> n & 1 == 1;
         let mut paging = FOUR_LEVEL;
         paging.user = bit(0);
+        paging.ac = bit(7);
         paging.cr0 |= if bit(1) { CR0_WP } else { 0 };
         paging.cr4 |= if bit(2) { CR4_SMEP } else { 0 };
         paging.cr4 |= if bit(3) { CR4_SMAP } else { 0 };
@@ -202,7 +205,7 @@ fn access_rights() {
             let access = Access {
                 write,
                 fetch,
-                alignment_check: bit(7),
+                ..Access::READ
             };
             let mut weak = 1;
             weak |= if user_page { USER } else { 0 };

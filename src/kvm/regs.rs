@@ -330,6 +330,8 @@ impl Guest {
                 efer: control.efer.bits(),
                 pdptes,
                 user: SS.read(vmcs).dpl() == 3,
+                ac: self.rflags >> 18 & 1 != 0,
+                pkru: 0,
             },
         }
     }

@@ -77,10 +77,10 @@
 //! [`Cargo.toml`]: https://doc.rust-lang.org/cargo/reference/manifest.html
 
 #![doc(html_root_url = "https://docs.rs/static_assertions/1.1.0")]
-#![doc(html_logo_url = "https://raw.githubusercontent.com/nvzqz/static-assertions-rs/assets/Icon.png")]
-
+#![doc(
+    html_logo_url = "https://raw.githubusercontent.com/nvzqz/static-assertions-rs/assets/Icon.png"
+)]
 #![no_std]
-
 #![deny(unused_macros)]
 
 #[doc(hidden)]

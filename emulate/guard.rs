@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guarded path: the only way from an instruction to guest memory.
+//!
+//! ```text
+//!   linear address, length
+//!        |
+//!   prepare_write: guest page tables, each page        #PF, #GP ---------> Stop
+//!        |         what is there: memory or a device
+//!        |         sub-page maps of all bytes          denied -----------> Stop
+//!        v
+//!      Span   every fragment of the access; cannot be made in any other way
+//!        |
+//!        |    side effects come here: ports and devices are read
+//!        v
+//!   commit    the owner of the memory checks the maps once more and writes all of it,
+//!             both under the lock under which maps change     changed ---> Stop::Retry
+//! ```
+//!
+//! So a write is all or nothing across sub-pages, pages and devices, and what a
+//! permission change that lands in between forbids is not written.
+
+use ept::{Gfn, Gpa, Gva, PAGE_SIZE};
+use spp::Mask;
+
+use crate::cpu::Cpu;
+use crate::journal::Journal;
+use crate::paging::{Access, Fault};
+use crate::stop::{Denial, Exception, Stop};
+use crate::GuestPhys;
+
+/// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
+pub const MAX_SPAN: usize = 4096;
+
+/// What is at a guest frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Memory; the map says which sub-pages the guest may write.
+    Ram(Mask),
+    /// Memory that cannot be written: writes are a device's.
+    Rom,
+    /// A device.
+    Device,
+}
+
+/// Why memory could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is not as it was when the span was prepared: a map, a slot or a host page
+    /// has changed.
+    Changed,
+    /// The owner failed, and remembers how.
+    Host,
+}
+
+/// Guest-physical memory, as its owner offers it to the guarded path.
+pub trait Memory: GuestPhys {
+    /// What is at a frame now.
+    fn page(&mut self, gfn: Gfn) -> Page;
+
+    /// Writes the memory fragments of a span, or nothing. `data` are the bytes of the
+    /// whole span; of these, those are written whose bit is set in `bytes`, which
+    /// covers the first 64; further ones always.
+    ///
+    /// # Errors
+    ///
+    /// [`Trouble`]: no byte was written. The owner makes sure that the maps of all
+    /// bytes to be written allow that at the time of the write.
+    fn write(&mut self, span: &Span, data: &[u8], bytes: u64) -> Result<(), Trouble>;
+
+    /// Replaces `old` by `new` in the one memory fragment of a span, at once for all
+    /// processors where its address is aligned. False: `old` is not there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Memory::write`].
+    fn exchange(&mut self, span: &Span, old: &[u8], new: &[u8]) -> Result<bool, Trouble>;
+}
+
+/// Bytes that follow each other in one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Of the first byte.
+    pub gpa: Gpa,
+    /// How many, at least 1.
+    pub len: u16,
+    /// They belong to a device.
+    pub device: bool,
+}
+
+/// The fragments of an access: one, or two if it crosses a page boundary.
+#[derive(Debug, PartialEq, Eq)]
+struct Fragments {
+    first: Fragment,
+    second: Option<Fragment>,
+}
+
+impl Fragments {
+    fn iter(&self) -> impl Iterator<Item = Fragment> + '_ {
+        core::iter::once(self.first).chain(self.second)
+    }
+}
+
+/// Bytes that may be read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Source {
+    fragments: Fragments,
+}
+
+/// Bytes that may be written: proof that the guest's page tables and the sub-page maps
+/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] alone.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "an access that was prepared is committed"]
+pub struct Span {
+    fragments: Fragments,
+    gva: Gva,
+}
+
+impl Span {
+    /// Its fragments, in the order of their addresses.
+    pub fn fragments(&self) -> impl Iterator<Item = Fragment> + '_ {
+        self.fragments.iter()
+    }
+
+    /// The linear address of its first byte.
+    pub const fn gva(&self) -> Gva {
+        self.gva
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.fragments().map(|f| usize::from(f.len)).sum()
+    }
+
+    /// Never: a span has a byte at least.
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// A device has a part in it.
+    pub fn device(&self) -> bool {
+        self.fragments().any(|f| f.device)
+    }
+}
+
+/// How a write uses what it writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Only writes.
+    Write,
+    /// Reads first.
+    ReadWrite,
+}
+
+/// A virtual CPU and all that its instructions reach.
+pub struct Guest<'a> {
+    /// Its registers.
+    pub cpu: &'a mut Cpu,
+    /// Its XSAVE area in the standard format (SDM 1 13.4).
+    pub fpu: &'a mut [u8],
+    /// Its memory.
+    pub memory: &'a mut dyn Memory,
+    /// Its devices.
+    pub devices: &'a mut Journal,
+}
+
+impl Guest<'_> {
+    /// Looks up bytes that are to be read: `len`, at most [`MAX_SPAN`], at a linear
+    /// address. `system`: the processor reads a table of its own, whatever the CPL.
+    ///
+    /// # Errors
+    ///
+    /// The [`Stop`] that the read ends in; nothing has changed but accessed flags.
+    pub fn prepare_read(&mut self, gva: Gva, len: u16, system: bool) -> Result<Source, Stop> {
+        let access = Access {
+            system,
+            ..Access::READ
+        };
+        let fragments = self.fragments(gva, len, access)?;
+        Ok(Source { fragments })
+    }
+
+    /// Prepares a write of `len` bytes, at most [`MAX_SPAN`], at a linear address.
+    ///
+    /// # Errors
+    ///
+    /// The [`Stop`] that the write ends in; nothing has changed but accessed and dirty
+    /// flags. Faults of the guest's own come before denials.
+    pub fn prepare_write(&mut self, gva: Gva, len: u16, intent: Intent) -> Result<Span, Stop> {
+        self.prepare_bytes(gva, len, intent, u64::MAX, false)
+    }
+
+    /// As [`Guest::prepare_write`], but only the bytes whose bits are set in `bytes`
+    /// will be written, and only if there are any. `system` as in
+    /// [`Guest::prepare_read`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::prepare_write`].
+    pub fn prepare_bytes(
+        &mut self,
+        gva: Gva,
+        len: u16,
+        intent: Intent,
+        bytes: u64,
+        system: bool,
+    ) -> Result<Span, Stop> {
+        let access = Access {
+            system,
+            ..Access::WRITE
+        };
+        let mut fragments = self.fragments(gva, len, access)?;
+        self.permit(&fragments, gva, intent, bytes)?;
+        // Writes to read-only memory go to a device; reads do not.
+        for fragment in core::iter::once(&mut fragments.first).chain(&mut fragments.second) {
+            fragment.device |= self.memory.page(fragment.gpa.gfn()) == Page::Rom;
+        }
+        Ok(Span { fragments, gva })
+    }
+
+    /// Checks each sub-page that is touched.
+    fn permit(
+        &mut self,
+        fragments: &Fragments,
+        gva: Gva,
+        intent: Intent,
+        bytes: u64,
+    ) -> Result<(), Stop> {
+        let size = fragments.iter().map(|f| f.len).sum();
+        let mut done = 0u16;
+        for fragment in fragments.iter() {
+            if let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) {
+                let ahead = match bytes {
+                    u64::MAX => u64::MAX,
+                    bytes => bytes.checked_shr(done.into()).unwrap_or(0),
+                };
+                let written = written(fragment.len, ahead);
+                let touched = match written {
+                    Some((from, len)) => touched(fragment.gpa, from, len),
+                    None => Mask::NONE,
+                };
+                let denied = map.denied(touched);
+                if denied != Mask::NONE {
+                    let from = written.map_or(0, |(from, _)| from);
+                    let first = first_denied(fragment.gpa, from, denied);
+                    let ahead = u64::from(done).wrapping_add(u64::from(first));
+                    return Err(Stop::Denied(Denial {
+                        gpa: Gpa::new(fragment.gpa.get().wrapping_add(u64::from(first))),
+                        gva: self.cpu.paging.linear(gva, ahead),
+                        size,
+                        denied,
+                        map,
+                        read: intent == Intent::ReadWrite,
+                        walk: false,
+                    }));
+                }
+            }
+            done = done.saturating_add(fragment.len);
+        }
+        Ok(())
+    }
+
+    /// Translates each page of an access.
+    fn fragments(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragments, Stop> {
+        let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
+        let len = len.clamp(1, MAX_SPAN as u16);
+        let first_len = len.min(in_page);
+        let first = self.fragment(gva, first_len, access)?;
+        let rest = len.wrapping_sub(first_len);
+        let second = match rest {
+            0 => None,
+            rest => {
+                let next = self.cpu.paging.linear(gva, u64::from(first_len));
+                Some(self.fragment(next, rest, access)?)
+            }
+        };
+        Ok(Fragments { first, second })
+    }
+
+    fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
+        let paging = self.cpu.paging;
+        let gpa = paging
+            .translate_and_mark(self.memory, gva, access)
+            .map_err(|fault| match fault {
+                Fault::Page(code) => Exception::pf(gva, code).into(),
+                Fault::NonCanonical => Exception::gp(0).into(),
+                Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
+                Fault::Stop(stop) => stop,
+            })?;
+        Ok(Fragment {
+            gpa,
+            len,
+            device: self.memory.page(gpa.gfn()) == Page::Device,
+        })
+    }
+
+    /// Reads bytes that were looked up; `out` is as long as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::DeviceRead`] where a device has them, [`Stop::Retry`] where memory went.
+    pub fn load(&mut self, source: &Source, out: &mut [u8]) -> Result<(), Stop> {
+        self.read_fragments(&source.fragments, out)
+    }
+
+    /// Reads what a span is about to replace; `out` is as long as the span.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::load`].
+    pub fn load_span(&mut self, span: &Span, out: &mut [u8]) -> Result<(), Stop> {
+        self.read_fragments(&span.fragments, out)
+    }
+
+    fn read_fragments(&mut self, fragments: &Fragments, out: &mut [u8]) -> Result<(), Stop> {
+        let mut rest = out;
+        for fragment in fragments.iter() {
+            let len = usize::from(fragment.len).min(rest.len());
+            let (part, others) = rest.split_at_mut_checked(len).ok_or(Stop::Host)?;
+            rest = others;
+            // Read-only memory is a device to writes only.
+            let device = fragment.device && self.memory.page(fragment.gpa.gfn()) != Page::Rom;
+            if device {
+                self.read_device(fragment.gpa, part)?;
+            } else if !self.memory.read(fragment.gpa, part) {
+                return Err(Stop::Retry);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_device(&mut self, gpa: Gpa, out: &mut [u8]) -> Result<(), Stop> {
+        let mut at = gpa.get();
+        for word in out.chunks_mut(8) {
+            let len = word.len() as u64;
+            self.devices
+                .read(Gpa::new(at), word)
+                .map_err(Stop::DeviceRead)?;
+            at = at.wrapping_add(len);
+        }
+        Ok(())
+    }
+
+    /// Writes a span: memory at once, devices when they are next told.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`]: no byte was written.
+    pub fn commit(&mut self, span: Span, data: &[u8]) -> Result<(), Stop> {
+        self.commit_bytes(span, data, u64::MAX)
+    }
+
+    /// As [`Guest::commit`], for the bytes that [`Guest::prepare_bytes`] named.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::commit`].
+    pub fn commit_bytes(&mut self, span: Span, data: &[u8], bytes: u64) -> Result<(), Stop> {
+        let words = span
+            .fragments()
+            .filter(|f| f.device)
+            .map(|f| usize::from(f.len).div_ceil(8))
+            .sum();
+        // Bytes left out cannot be told to a device in words.
+        let masked = words > 0 && !all(bytes, span.len());
+        if masked || !self.devices.room(words) {
+            return Err(Stop::Refused(crate::op::Op::Unknown));
+        }
+        if span.fragments().any(|f| !f.device) {
+            self.memory.write(&span, data, bytes).map_err(stop)?;
+        }
+        let mut rest = data;
+        for fragment in span.fragments() {
+            let len = usize::from(fragment.len).min(rest.len());
+            let (part, others) = rest.split_at_checked(len).unwrap_or((rest, &[]));
+            rest = others;
+            if fragment.device {
+                self.post(fragment.gpa, part);
+            }
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, gpa: Gpa, bytes: &[u8]) {
+        let mut at = gpa.get();
+        for word in bytes.chunks(8) {
+            self.devices.post(Gpa::new(at), word);
+            at = at.wrapping_add(word.len() as u64);
+        }
+    }
+
+    /// Replaces `old`, which [`Guest::load_span`] read, by `new`, as one access of a
+    /// locked instruction.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Retry`] where `old` is there no more; other [`Stop`]s as for
+    /// [`Guest::commit`]. No byte was written.
+    pub fn exchange(&mut self, span: Span, old: &[u8], new: &[u8]) -> Result<(), Stop> {
+        // Devices have no locked accesses, and no page boundary is locked over.
+        if span.device() {
+            return self.commit(span, new);
+        }
+        match self.memory.exchange(&span, old, new).map_err(stop)? {
+            true => Ok(()),
+            false => Err(Stop::Retry),
+        }
+    }
+}
+
+fn stop(trouble: Trouble) -> Stop {
+    match trouble {
+        Trouble::Changed => Stop::Retry,
+        Trouble::Host => Stop::Host,
+    }
+}
+
+/// The first `len` bits are set; beyond 64 there are none to look at.
+const fn all(bytes: u64, len: usize) -> bool {
+    let wanted = if len >= 64 {
+        u64::MAX
+    } else {
+        (1u64 << len).wrapping_sub(1)
+    };
+    bytes & wanted == wanted
+}
+
+/// From which byte on, and how many bytes of a fragment are written: from the first to
+/// the last whose bit is set. `None` if there are none.
+///
+/// Bytes left out lie between written ones only in spans of at most 64 bytes, which touch
+/// two sub-pages at most: so no sub-page counts in which nothing is written.
+const fn written(len: u16, bytes: u64) -> Option<(u16, u16)> {
+    if len > 64 {
+        return Some((0, len));
+    }
+    let bits = match len {
+        64 => bytes,
+        len => bytes & (1u64 << len).wrapping_sub(1),
+    };
+    if bits == 0 {
+        return None;
+    }
+    let from = bits.trailing_zeros() as u16;
+    let past = 64 - bits.leading_zeros() as u16;
+    Some((from, past.wrapping_sub(from)))
+}
+
+fn touched(gpa: Gpa, from: u16, len: u16) -> Mask {
+    Mask::touched(gpa.page_offset().saturating_add(from), len.into())
+}
+
+/// The offset in the fragment of the first byte, not before `from`, that is denied.
+fn first_denied(gpa: Gpa, from: u16, denied: Mask) -> u16 {
+    let start = denied.raw().trailing_zeros() * spp::SUBPAGE_SIZE as u32;
+    let offset = u32::from(gpa.page_offset());
+    (start.saturating_sub(offset) as u16).max(from)
+}
