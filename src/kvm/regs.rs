@@ -24,6 +24,7 @@ use super::{
         Vm, //
     }, //
 };
+use crate::host::shim;
 use crate::vmx::{
     fpu::{
         put,
@@ -31,6 +32,7 @@ use crate::vmx::{
     },
     window::Current, //
 };
+use emulate::paging::Paging;
 use ioctl_api::{
     regs::{
         Debugregs,
@@ -323,7 +325,7 @@ impl Guest {
             rip: self.rip,
             cs_base: cs.base,
             long: control.long_mode() && cs.long(),
-            paging: emulate::paging::Paging {
+            paging: Paging {
                 cr0: control.cr0.bits(),
                 cr3: control.cr3,
                 cr4: control.cr4.bits(),
@@ -332,6 +334,7 @@ impl Guest {
                 user: SS.read(vmcs).dpl() == 3,
                 ac: self.rflags >> 18 & 1 != 0,
                 pkru: 0,
+                reserved_address: Paging::reserved_address(shim::kvm_spp_phys_bits()),
             },
         }
     }
