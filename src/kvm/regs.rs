@@ -324,6 +324,7 @@ impl Guest {
         emulate::fetch::CodeLocation {
             rip: self.rip,
             cs_base: cs.base,
+            cs_limit: cs.limit,
             long: control.long_mode() && cs.long(),
             paging: Paging {
                 cr0: control.cr0.bits(),
