@@ -137,6 +137,25 @@ impl Span {
         false
     }
 
+    /// Whether every memory fragment is still memory whose map allows the write of the
+    /// bytes whose bits are set in `bytes` (as for [`Memory::write`]); `page` says what
+    /// is at a frame now.
+    pub fn allowed(&self, bytes: u64, mut page: impl FnMut(Gfn) -> Page) -> bool {
+        let mut done = 0u16;
+        self.fragments().all(|fragment| {
+            let part = part(bytes, done);
+            done = done.saturating_add(fragment.len);
+            fragment.device
+                || match (page(fragment.gpa.gfn()), written(fragment.len, part)) {
+                    (Page::Ram(map), Some((from, len))) => {
+                        map.allows(touched(fragment.gpa, from, len))
+                    }
+                    (Page::Ram(_), None) => true,
+                    (Page::Rom | Page::Device, _) => false,
+                }
+        })
+    }
+
     /// A device has a part in it.
     pub fn device(&self) -> bool {
         self.fragments().any(|f| f.device)
@@ -230,11 +249,7 @@ impl Guest<'_> {
         let mut done = 0u16;
         for fragment in fragments.iter() {
             if let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) {
-                let ahead = match bytes {
-                    u64::MAX => u64::MAX,
-                    bytes => bytes.checked_shr(done.into()).unwrap_or(0),
-                };
-                let written = written(fragment.len, ahead);
+                let written = written(fragment.len, part(bytes, done));
                 let touched = match written {
                     Some((from, len)) => touched(fragment.gpa, from, len),
                     None => Mask::NONE,
@@ -423,6 +438,14 @@ const fn all(bytes: u64, len: usize) -> bool {
         (1u64 << len).wrapping_sub(1)
     };
     bytes & wanted == wanted
+}
+
+/// The bits of the bytes that follow the first `done`.
+pub fn part(bytes: u64, done: u16) -> u64 {
+    match bytes {
+        u64::MAX => u64::MAX,
+        bytes => bytes.checked_shr(done.into()).unwrap_or(0),
+    }
 }
 
 /// From which byte on, and how many bytes of a fragment are written: from the first to

@@ -16,8 +16,10 @@
 pub(crate) mod area;
 pub(crate) mod control;
 pub(crate) mod dev;
+pub(crate) mod emulator;
 pub(crate) mod entry;
 pub(crate) mod exits;
+pub(crate) mod guest;
 pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod msrs;

@@ -86,6 +86,11 @@ int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page);
 long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page);
 void kvm_spp_mark_page_dirty(struct page *page);
 void kvm_spp_release_page(struct page *page);
+void kvm_spp_page_store(struct page *page, unsigned int offset, const void *data,
+			unsigned int len, u64 bytes);
+int kvm_spp_page_exchange(struct page *page, unsigned int offset, const void *old,
+			  const void *new, unsigned int len);
+void kvm_spp_page_load(struct page *page, unsigned int offset, void *data, unsigned int len);
 int kvm_spp_host_level(struct mm_struct *mm, unsigned long hva);
 struct kvm_spp_notifier *
 kvm_spp_notifier_register(const struct kvm_spp_notifier_ops *ops, void *owner);
