@@ -41,16 +41,17 @@ use emulate::{
     },
     fetch::{
         self,
-        CodeLocation, //
+        CodeLocation,
+        FetchStop,
+        Fetched, //
     },
     guard,
-    insn::Insn,
+    insn::{
+        Insn,
+        Seg, //
+    },
     journal::Journal,
     op::Op,
-    paging::{
-        Access,
-        Fault, //
-    },
     stop::{
         Denial,
         DeviceRead,
@@ -92,7 +93,7 @@ impl Emulator {
 struct Attempt {
     result: Result<Done, Stop>,
     insn: Option<Insn>,
-    bytes: ([u8; 15], u8),
+    fetched: Fetched,
 }
 
 /// Emulates the instruction at RIP. `None` enters the guest again.
@@ -129,15 +130,16 @@ fn attempt(
     cpu: &mut emulate::cpu::Cpu,
     memory: &mut GuestMemory<'_>,
 ) -> Attempt {
+    let cs = cpu.segment(Seg::Cs);
     let at = CodeLocation {
         rip: cpu.rip,
-        cs_base: cpu.segment(emulate::insn::Seg::Cs).base,
+        cs_base: cs.base,
+        cs_limit: cs.limit,
         long: cpu.long(),
         paging: cpu.paging,
     };
-    let (bytes, len) = fetch::instruction(memory, &at);
-    let fetched = bytes.get(..usize::from(len)).unwrap_or(&[]);
-    let decoded = decode::decode(fetched, cpu.code);
+    let fetched = fetch::instruction(memory, &at);
+    let decoded = decode::decode(fetched.get(), cpu.code);
     let insn = decoded.ok();
     let result = match decoded {
         Ok(insn) => {
@@ -153,22 +155,15 @@ fn attempt(
         }
         Err(DecodeError::Undefined) => Err(Exception::UD.into()),
         Err(DecodeError::TooLong) => Err(Exception::gp(0).into()),
-        Err(DecodeError::NeedMore) => Err(fetch_fault(memory, &at, len)),
+        Err(DecodeError::NeedMore) => Err(match fetched.end {
+            Some(FetchStop::Exception(exception)) => exception.into(),
+            Some(FetchStop::NoMemory(_)) | None => Stop::Refused(Op::Unknown),
+        }),
     };
     Attempt {
         result,
         insn,
-        bytes: (bytes, len),
-    }
-}
-
-/// Why the byte behind the first `len` of an instruction cannot be fetched.
-fn fetch_fault(memory: &mut GuestMemory<'_>, at: &CodeLocation, len: u8) -> Stop {
-    let next = at.linear(len.into());
-    match at.paging.translate(memory, next, Access::FETCH) {
-        Err(Fault::Page(code)) => Exception::pf(next, code).into(),
-        Err(Fault::NonCanonical) => Exception::gp(0).into(),
-        Ok(_) | Err(Fault::NoTable(_) | Fault::Stop(_)) => Stop::Refused(Op::Unknown),
+        fetched,
     }
 }
 
@@ -202,8 +197,7 @@ fn conclude(
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
         Err(Stop::Retry) => Ok(None),
         Err(Stop::Reenter | Stop::Refused(_) | Stop::Host) => {
-            let (bytes, len) = attempt.bytes;
-            Ok(Some(UserExit::Emulation(bytes, len)))
+            Ok(Some(UserExit::Emulation(attempt.fetched)))
         }
     }
 }
@@ -227,7 +221,7 @@ pub(crate) fn raise(guest: &mut Guest, exception: &Exception) -> Option<UserExit
 fn denied(state: &State, denial: &Denial, attempt: &Attempt, cause: u8) -> UserExit {
     let mut exit = super::report::denied(denial, cause);
     exit.rip = state.guest.rip;
-    super::report::put_instruction(&mut exit, attempt.bytes);
+    super::report::put_instruction(&mut exit, &attempt.fetched);
     if let Some(insn) = &attempt.insn {
         exit.insn_len = insn.len;
         exit.flags |= ioctl_api::subpage::KVM_SPP_EXIT_INSN_LEN_VALID;
@@ -296,7 +290,7 @@ pub(crate) fn resume_device(
 ) -> Result<Option<UserExit>> {
     let data = area.load::<u64>(run::MMIO_DATA).to_le_bytes();
     if !state.emulator.journal.supply(read, data) {
-        return Ok(Some(UserExit::Emulation([0; 15], 0)));
+        return super::violation::emulation_failure(vm, state).map(Some);
     }
     emulate(vm, area, state, ioctl_api::subpage::KVM_SPP_CAUSE_EMULATED)
 }

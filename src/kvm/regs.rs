@@ -25,6 +25,7 @@ use super::{
         Vm, //
     }, //
 };
+use crate::host::shim;
 use crate::vmx::{
     fpu::{
         put,
@@ -32,9 +33,12 @@ use crate::vmx::{
     },
     window::Current, //
 };
-use emulate::insn::{
-    CodeSize,
-    Seg, //
+use emulate::{
+    insn::{
+        CodeSize,
+        Seg, //
+    },
+    paging::Paging, //
 };
 use ioctl_api::{
     regs::{
@@ -365,8 +369,9 @@ impl Guest {
         emulate::fetch::CodeLocation {
             rip: self.rip,
             cs_base: cs.base,
+            cs_limit: cs.limit,
             long: control.long_mode() && cs.long(),
-            paging: emulate::paging::Paging {
+            paging: Paging {
                 cr0: control.cr0.bits(),
                 cr3: control.cr3,
                 cr4: control.cr4.bits(),
@@ -375,6 +380,7 @@ impl Guest {
                 user: SS.read(vmcs).dpl() == 3,
                 ac: self.rflags >> 18 & 1 != 0,
                 pkru: 0,
+                reserved_address: Paging::reserved_address(shim::kvm_spp_phys_bits()),
             },
         }
     }

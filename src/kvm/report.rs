@@ -9,7 +9,10 @@ use super::{
     vcpu::Guest, //
 };
 use crate::host::shim;
-use emulate::stop::Denial;
+use emulate::{
+    fetch::Fetched,
+    stop::Denial, //
+};
 use ioctl_api::{
     run::{
         self,
@@ -41,7 +44,7 @@ pub(crate) enum UserExit {
     /// A device is to be read or written.
     Mmio(run::MmioExit),
     /// An instruction that we would have to emulate and cannot, with its bytes.
-    Emulation([u8; 15], u8),
+    Emulation(Fetched),
     /// An event could not be delivered without emulation.
     Undeliverable,
     /// A denied write.
@@ -70,13 +73,13 @@ pub(crate) fn report(area: &Area, exit: &UserExit, raw: &RawExit) {
         UserExit::Stop(stop) => report_stop(area, stop, raw),
         UserExit::Io(payload) => area.exit(run::KVM_EXIT_IO, payload.as_bytes()),
         UserExit::Mmio(payload) => area.exit(run::KVM_EXIT_MMIO, payload.as_bytes()),
-        UserExit::Emulation(insn_bytes, insn_size) => {
+        UserExit::Emulation(fetched) => {
             let payload = EmulationFailure {
                 suberror: run::KVM_INTERNAL_ERROR_EMULATION,
                 ndata: 3,
                 flags: run::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-                insn_size: *insn_size,
-                insn_bytes: *insn_bytes,
+                insn_size: fetched.len,
+                insn_bytes: fetched.bytes,
             };
             area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
         }
@@ -135,9 +138,9 @@ pub(crate) fn denied(denial: &Denial, cause: u8) -> SppExit {
 }
 
 /// Puts the bytes at RIP into a payload.
-pub(crate) fn put_instruction(exit: &mut SppExit, (bytes, len): ([u8; 15], u8)) {
-    exit.insn_bytes = len;
-    for (to, from) in exit.insn.iter_mut().zip(bytes) {
+pub(crate) fn put_instruction(exit: &mut SppExit, fetched: &Fetched) {
+    exit.insn_bytes = fetched.len;
+    for (to, from) in exit.insn.iter_mut().zip(fetched.bytes) {
         *to = from;
     }
 }

@@ -15,6 +15,10 @@ use super::{
     vm::Vm, //
 };
 use emulate::{
+    fetch::{
+        self,
+        Fetched, //
+    },
     paging::Fault,
     stop::Stop, //
 };
@@ -113,7 +117,7 @@ fn walk(vm: &Vm, state: &mut State, violation: &Violation) -> Result<Option<User
             if violation.event_delivery {
                 exit.flags |= KVM_SPP_EXIT_EVENT_DELIVERY;
             }
-            report::put_instruction(&mut exit, instruction(vm, state)?);
+            report::put_instruction(&mut exit, &instruction(vm, state)?);
             Ok(Some(UserExit::Spp(exit)))
         }
         // Whatever else the walk meets, the processor will meet when it walks again.
@@ -138,7 +142,7 @@ fn denied(
         cause,
         ..SppExit::default()
     };
-    report::put_instruction(&mut exit, instruction(vm, state)?);
+    report::put_instruction(&mut exit, &instruction(vm, state)?);
     if let Some(gla) = violation.gla {
         exit.gva = gla.get();
         exit.flags |= KVM_SPP_EXIT_GVA_VALID;
@@ -151,12 +155,11 @@ fn denied(
 
 /// The exit for an instruction that somebody must emulate.
 pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> {
-    let (insn, len) = instruction(vm, state)?;
-    Ok(UserExit::Emulation(insn, len))
+    Ok(UserExit::Emulation(instruction(vm, state)?))
 }
 
-/// The bytes at RIP, as far as they can be read, and how many they are.
-fn instruction(vm: &Vm, state: &mut State) -> Result<([u8; 15], u8)> {
+/// The bytes at RIP, as far as they can be read.
+fn instruction(vm: &Vm, state: &mut State) -> Result<Fetched> {
     let at = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.code_location(vmcs))?;
-    Ok(emulate::fetch::instruction(&mut GuestMemory::new(vm), &at))
+    Ok(fetch::instruction(&mut GuestMemory::new(vm), &at))
 }
