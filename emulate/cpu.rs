@@ -4,6 +4,7 @@
 
 use ept::Gva;
 
+use crate::fetch::CodeLocation;
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
@@ -158,6 +159,18 @@ impl Cpu {
     pub fn set_segment(&mut self, seg: Seg, value: Segment) {
         if let Some(segment) = self.segments.get_mut(seg as usize) {
             *segment = value;
+        }
+    }
+
+    /// Where the instruction at RIP is fetched from.
+    pub fn code_location(&self) -> CodeLocation {
+        let cs = self.segment(Seg::Cs);
+        CodeLocation {
+            rip: self.rip,
+            cs_base: cs.base,
+            cs_limit: cs.limit,
+            long: self.long(),
+            paging: self.paging,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod cpu;
 pub mod decode;
 pub mod exec;
 pub mod fetch;
+pub mod footprint;
 pub mod guard;
 pub mod insn;
 pub mod journal;

@@ -7,7 +7,7 @@
 
 mod far;
 mod moves;
-mod operand;
+pub(crate) mod operand;
 mod system;
 mod vector;
 

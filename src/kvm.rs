@@ -27,6 +27,7 @@ pub(crate) mod regs;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod setup;
+pub(crate) mod stepping;
 pub(crate) mod subpage;
 pub(crate) mod tlb;
 pub(crate) mod vcpu;

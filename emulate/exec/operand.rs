@@ -31,7 +31,7 @@ pub(super) fn effective_address(cpu: &Cpu, insn: &Insn) -> u64 {
 /// # Errors
 ///
 /// #GP, #SS or #AC.
-pub(super) fn linear(
+pub(crate) fn linear(
     cpu: &Cpu,
     insn: &Insn,
     len: u16,

@@ -23,6 +23,7 @@ use super::{
     area::Area,
     guest::GuestMemory,
     report::UserExit,
+    stepping,
     vcpu::{
         Guest,
         Pending,
@@ -41,17 +42,16 @@ use emulate::{
     },
     fetch::{
         self,
-        CodeLocation,
         FetchStop,
         Fetched, //
     },
     guard,
-    insn::{
-        Insn,
-        Seg, //
-    },
+    insn::Insn,
     journal::Journal,
-    op::Op,
+    op::{
+        Op,
+        Policy, //
+    },
     stop::{
         Denial,
         DeviceRead,
@@ -130,14 +130,7 @@ fn attempt(
     cpu: &mut emulate::cpu::Cpu,
     memory: &mut GuestMemory<'_>,
 ) -> Attempt {
-    let cs = cpu.segment(Seg::Cs);
-    let at = CodeLocation {
-        rip: cpu.rip,
-        cs_base: cs.base,
-        cs_limit: cs.limit,
-        long: cpu.long(),
-        paging: cpu.paging,
-    };
+    let at = cpu.code_location();
     let fetched = fetch::instruction(memory, &at);
     let decoded = decode::decode(fetched.get(), cpu.code);
     let insn = decoded.ok();
@@ -190,15 +183,35 @@ fn conclude(
             }
             Ok(devices(vm, area, state))
         }
-        Err(Stop::Exception(exception)) => Ok(raise(&mut state.guest, &exception)),
-        Err(Stop::Denied(denial)) => Ok(Some(denied(state, &denial, attempt, cause))),
-        Err(Stop::DeviceRead(read)) => Ok(Some(ask_device(state, read))),
-        Err(Stop::PortRead(read)) => Ok(Some(ask_port(state, read))),
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
-        Err(Stop::Retry) => Ok(None),
-        Err(Stop::Reenter | Stop::Refused(_) | Stop::Host) => {
-            Ok(Some(UserExit::Emulation(attempt.fetched)))
-        }
+        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => match &attempt.insn {
+            Some(insn) => stepping::instruction(vm, state, cpu, (insn, &attempt.fetched), cause),
+            None => Ok(Some(UserExit::Emulation(attempt.fetched))),
+        },
+        Err(stop) => Ok(stopped(
+            state,
+            &stop,
+            (attempt.insn.as_ref(), &attempt.fetched),
+            cause,
+        )),
+    }
+}
+
+/// Carries out a [`Stop`] that needs nothing but the vCPU. `instruction` is what was decoded
+/// and fetched.
+pub(crate) fn stopped(
+    state: &mut State,
+    stop: &Stop,
+    instruction: (Option<&Insn>, &Fetched),
+    cause: u8,
+) -> Option<UserExit> {
+    match stop {
+        Stop::Exception(exception) => raise(&mut state.guest, exception),
+        Stop::Denied(denial) => Some(denied(state, denial, instruction, cause)),
+        Stop::DeviceRead(read) => Some(ask_device(state, *read)),
+        Stop::PortRead(read) => Some(ask_port(state, *read)),
+        Stop::Retry => None,
+        Stop::Reenter | Stop::Refused(_) | Stop::Host => Some(UserExit::Emulation(*instruction.1)),
     }
 }
 
@@ -218,11 +231,16 @@ pub(crate) fn raise(guest: &mut Guest, exception: &Exception) -> Option<UserExit
 }
 
 /// KVM_EXIT_SPP for a write of the instruction that was attempted.
-fn denied(state: &State, denial: &Denial, attempt: &Attempt, cause: u8) -> UserExit {
+fn denied(
+    state: &State,
+    denial: &Denial,
+    (insn, fetched): (Option<&Insn>, &Fetched),
+    cause: u8,
+) -> UserExit {
     let mut exit = super::report::denied(denial, cause);
     exit.rip = state.guest.rip;
-    super::report::put_instruction(&mut exit, &attempt.fetched);
-    if let Some(insn) = &attempt.insn {
+    super::report::put_instruction(&mut exit, fetched);
+    if let Some(insn) = insn {
         exit.insn_len = insn.len;
         exit.flags |= ioctl_api::subpage::KVM_SPP_EXIT_INSN_LEN_VALID;
     }

@@ -6,6 +6,10 @@ use super::{
     area::Area,
     emulator::Emulator,
     run,
+    stepping::{
+        Step,
+        Stepper, //
+    },
     vm::Vm, //
 };
 use crate::{
@@ -142,6 +146,8 @@ pub(crate) struct Guest {
     pub(crate) host: HostFields,
     pub(crate) reserve: Reserve,
     pub(crate) pending: Option<Pending>,
+    /// The next entry executes one instruction on a view of its own.
+    pub(crate) step: Option<Step>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
     /// The control registers that PAE paging is to go on with.
@@ -181,6 +187,7 @@ impl Guest {
             host: HostFields::default(),
             reserve: Reserve::default(),
             pending: None,
+            step: None,
             exit: RawExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
@@ -201,6 +208,7 @@ pub(crate) struct State {
     pub(crate) guest: Guest,
     pub(crate) fpu: GuestFpu,
     pub(crate) emulator: Emulator,
+    pub(crate) stepper: Stepper,
 }
 
 impl State {
@@ -252,6 +260,7 @@ impl Vcpu {
             guest,
             fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
             emulator: Emulator::new()?,
+            stepper: Stepper::default(),
         };
         state.initialise(vm, id == 0)?;
         let vcpu = Arc::pin_init(

@@ -57,11 +57,17 @@ pub(crate) fn resolve(
             vm.fault(&mut state.guest.reserve, gfn, write)?;
             Ok(None)
         }
+        Outcome::Denied { mask } if violation.event_delivery => {
+            denied(vm, state, violation, mask, map, cause).map(Some)
+        }
         // Whether the instruction still is the one that was stopped, and all that it
-        // writes, the emulator finds out; it stops at the same write.
-        Outcome::Denied { mask } => match violation.event_delivery {
-            true => denied(vm, state, violation, mask, map, cause).map(Some),
-            false => emulator::emulate(vm, area, state, cause),
+        // writes, the emulator finds out; it stops at the same write. What it does not
+        // know is told as the processor tells it.
+        Outcome::Denied { mask } => match emulator::emulate(vm, area, state, cause)? {
+            Some(UserExit::Emulation(_)) => {
+                denied(vm, state, violation, mask, map, cause).map(Some)
+            }
+            exit => Ok(exit),
         },
         Outcome::Mmio if violation.fetch => emulation_failure(vm, state).map(Some),
         Outcome::Ineligible if violation.event_delivery => Ok(Some(UserExit::Undeliverable)),
