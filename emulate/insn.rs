@@ -142,7 +142,10 @@ pub struct Insn {
     /// Bytes of an address: 2, 4 or 8. Also the width of RCX, RSI and RDI in string
     /// instructions.
     pub addr_size: u8,
-    /// Destination, or the first operand as the manual writes it.
+    /// Destination, or the first operand as the manual writes it: of PUSH, CALL, JMP, MUL
+    /// or DIV too. Implied operands appear where they are in memory or decide: the count
+    /// CL of shifts, `[rDI]` of MASKMOVDQU (its destination), `[rBX]` of XLAT (AL has to be
+    /// added), AL to RAX of a MOV with an offset.
     pub dst: Operand,
     /// Source, or the second operand.
     pub src: Operand,
