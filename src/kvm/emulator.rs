@@ -32,14 +32,15 @@ use super::{
     vm::Vm, //
 };
 use emulate::{
+    cpu::{
+        rflags,
+        Cpu, //
+    },
     decode::{
         self,
         DecodeError, //
     },
-    exec::{
-        self,
-        Done, //
-    },
+    exec,
     fetch::{
         self,
         FetchStop,
@@ -60,7 +61,13 @@ use emulate::{
         Stop, //
     }, //
 };
-use ioctl_api::run;
+use ioctl_api::{
+    run,
+    subpage::{
+        KVM_SPP_CAUSE_EMULATED,
+        KVM_SPP_EXIT_INSN_LEN_VALID, //
+    }, //
+};
 use kernel::prelude::*;
 use vmcore::{
     event,
@@ -71,9 +78,18 @@ use vmcore::{
 /// their turn.
 const RETRIES: u32 = 16;
 
+/// An instruction that was decoded, and the registers as far as it has come.
+struct Work {
+    cpu: Cpu,
+    insn: Insn,
+    fetched: Fetched,
+}
+
 /// The emulator's memory of one vCPU.
 pub(crate) struct Emulator {
     pub(crate) journal: KBox<Journal>,
+    /// The instruction that waits for a device; gone once user space changes registers.
+    waiting: Option<Work>,
     /// Linear address of the instruction for which the guest was entered again although
     /// nothing had been done.
     stuck: Option<u64>,
@@ -84,16 +100,16 @@ impl Emulator {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             journal: KBox::new(Journal::new(), GFP_KERNEL_ACCOUNT)?,
+            waiting: None,
             stuck: None,
         })
     }
-}
 
-/// What became of one attempt, and the instruction if it was decoded.
-struct Attempt {
-    result: Result<Done, Stop>,
-    insn: Option<Insn>,
-    fetched: Fetched,
+    /// Registers change by other means: what was decoded and computed no longer counts.
+    /// Data that devices gave does.
+    pub(crate) fn forget(&mut self) {
+        self.waiting = None;
+    }
 }
 
 /// Emulates the instruction at RIP. `None` enters the guest again.
@@ -106,95 +122,94 @@ pub(crate) fn emulate(
     state: &mut State,
     cause: u8,
 ) -> Result<Option<UserExit>> {
-    let old = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?;
-    let mut cpu = old;
-    for _ in 0..RETRIES {
-        let mut memory = GuestMemory::new(vm);
-        let attempt = attempt(state, &mut cpu, &mut memory);
-        if let Some(error) = memory.failure() {
-            state.guest.take_registers(&cpu);
-            return Err(error);
-        }
-        if attempt.result == Err(Stop::Retry) {
-            continue;
-        }
-        return conclude(vm, area, state, (&old, &cpu), &attempt, cause);
-    }
-    state.guest.take_registers(&cpu);
-    Ok(None)
-}
-
-/// Fetches, decodes and executes once.
-fn attempt(
-    state: &mut State,
-    cpu: &mut emulate::cpu::Cpu,
-    memory: &mut GuestMemory<'_>,
-) -> Attempt {
-    let at = cpu.code_location();
-    let fetched = fetch::instruction(memory, &at);
-    let decoded = decode::decode(fetched.get(), cpu.code);
-    let insn = decoded.ok();
-    let result = match decoded {
+    let cpu = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?;
+    let mut memory = GuestMemory::new(vm);
+    let fetched = fetch::instruction(&mut memory, &cpu.code_location());
+    let stop = match decode::decode(fetched.get(), cpu.code) {
         Ok(insn) => {
-            let (fpu, emulator) = state.emulation();
-            emulator.journal.begin(at.linear(0).get());
-            let mut guest = guard::Guest {
-                cpu,
-                fpu,
-                memory,
-                devices: &mut emulator.journal,
-            };
-            exec::execute(&mut guest, &insn)
+            let work = Work { cpu, insn, fetched };
+            return execute(vm, area, state, work, cause);
         }
-        Err(DecodeError::Undefined) => Err(Exception::UD.into()),
-        Err(DecodeError::TooLong) => Err(Exception::gp(0).into()),
-        Err(DecodeError::NeedMore) => Err(match fetched.end {
-            Some(FetchStop::Exception(exception)) => exception.into(),
-            Some(FetchStop::NoMemory(_)) | None => Stop::Refused(Op::Unknown),
-        }),
+        Err(DecodeError::Undefined) => Exception::UD.into(),
+        Err(DecodeError::TooLong) => Exception::gp(0).into(),
+        Err(DecodeError::NeedMore) => match (memory.failure(), fetched.end) {
+            (Some(error), _) => return Err(error),
+            (None, Some(FetchStop::Exception(exception))) => exception.into(),
+            (None, Some(FetchStop::NoMemory(_)) | None) => Stop::Refused(Op::Unknown),
+        },
     };
-    Attempt {
-        result,
-        insn,
-        fetched,
-    }
+    state.guest.rflags |= rflags::RF;
+    state.guest.dirty = true;
+    Ok(stopped(state, &stop, (None, &fetched), cause))
 }
 
-/// Carries out what an attempt ended in.
-fn conclude(
+/// Executes an instruction, again and again as long as memory changes meanwhile.
+fn execute(
     vm: &Vm,
     area: &Area,
     state: &mut State,
-    (old, cpu): (&emulate::cpu::Cpu, &emulate::cpu::Cpu),
-    attempt: &Attempt,
+    mut work: Work,
     cause: u8,
 ) -> Result<Option<UserExit>> {
-    let at = state.guest.linear_rip();
+    let traced = work.cpu.rflags & rflags::TF != 0;
+    let at = work.cpu.code_location().linear(0).get();
+    let mut result = Err(Stop::Retry);
+    for _ in 0..RETRIES {
+        let mut memory = GuestMemory::new(vm);
+        let (fpu, emulator) = state.emulation();
+        emulator.journal.begin(at);
+        let mut guest = guard::Guest {
+            cpu: &mut work.cpu,
+            fpu,
+            memory: &mut memory,
+            devices: &mut emulator.journal,
+        };
+        result = exec::execute(&mut guest, &work.insn);
+        if let Some(error) = memory.failure() {
+            state.guest.take_registers(&work.cpu);
+            return Err(error);
+        }
+        if result != Err(Stop::Retry) {
+            break;
+        }
+    }
     // The elements of a string instruction that are finished count in any case.
-    state.guest.take_registers(cpu);
-    if attempt.result != Err(Stop::Reenter) {
+    state.guest.take_registers(&work.cpu);
+    if result != Err(Stop::Reenter) {
         state.emulator.stuck = None;
     }
-    match attempt.result {
-        Ok(done) => {
-            state.guest.finished(old, done);
-            if old.segments != cpu.segments {
-                state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, cpu))?;
-            }
-            Ok(devices(vm, area, state))
-        }
+    match result {
+        Ok(_) => finish(vm, area, state, &work, traced),
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
-        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => match &attempt.insn {
-            Some(insn) => stepping::instruction(vm, state, cpu, (insn, &attempt.fetched), cause),
-            None => Ok(Some(UserExit::Emulation(attempt.fetched))),
-        },
-        Err(stop) => Ok(stopped(
-            state,
-            &stop,
-            (attempt.insn.as_ref(), &attempt.fetched),
-            cause,
-        )),
+        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => {
+            let instruction = (&work.insn, &work.fetched);
+            stepping::instruction(vm, state, &work.cpu, instruction, cause)
+        }
+        Err(stop) => {
+            let exit = stopped(state, &stop, (Some(&work.insn), &work.fetched), cause);
+            if matches!(stop, Stop::DeviceRead(_) | Stop::PortRead(_)) {
+                state.emulator.waiting = Some(work);
+            }
+            Ok(exit)
+        }
     }
+}
+
+/// What follows from an instruction, or some elements of one, besides general registers.
+fn finish(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    work: &Work,
+    traced: bool,
+) -> Result<Option<UserExit>> {
+    let guest = &mut state.guest;
+    guest.interruptibility &= !step::SHADOW;
+    guest.single_step |= traced;
+    if matches!(work.insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
+        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &work.cpu))?;
+    }
+    Ok(devices(vm, area, state))
 }
 
 /// Carries out a [`Stop`] that needs nothing but the vCPU. `instruction` is what was decoded
@@ -242,7 +257,7 @@ fn denied(
     super::report::put_instruction(&mut exit, fetched);
     if let Some(insn) = insn {
         exit.insn_len = insn.len;
-        exit.flags |= ioctl_api::subpage::KVM_SPP_EXIT_INSN_LEN_VALID;
+        exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
     }
     UserExit::Spp(exit)
 }
@@ -310,7 +325,7 @@ pub(crate) fn resume_device(
     if !state.emulator.journal.supply(read, data) {
         return super::violation::emulation_failure(vm, state).map(Some);
     }
-    emulate(vm, area, state, ioctl_api::subpage::KVM_SPP_CAUSE_EMULATED)
+    resume(vm, area, state)
 }
 
 /// The data of a port has come: the instruction is executed again.
@@ -323,23 +338,22 @@ pub(crate) fn resume_port(
     let len = usize::from(read.count) * usize::from(read.size);
     let data = area.read(run::PIO_DATA, len)?;
     state.emulator.journal.supply_ports(read, &data);
-    emulate(vm, area, state, ioctl_api::subpage::KVM_SPP_CAUSE_EMULATED)
+    resume(vm, area, state)
+}
+
+fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+    match state.emulator.waiting.take() {
+        Some(work) => execute(vm, area, state, work, KVM_SPP_CAUSE_EMULATED),
+        None => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+    }
 }
 
 impl Guest {
     /// Takes general registers, RIP and RFLAGS over from the emulator.
-    fn take_registers(&mut self, cpu: &emulate::cpu::Cpu) {
+    fn take_registers(&mut self, cpu: &Cpu) {
         self.regs.gprs = cpu.gprs;
         self.rip = cpu.rip;
         self.rflags = cpu.rflags;
         self.dirty = true;
-    }
-
-    /// An instruction, or some elements of one, are finished: what follows from that
-    /// besides registers.
-    fn finished(&mut self, old: &emulate::cpu::Cpu, _done: Done) {
-        let done = step::finish(0, old.rflags, self.interruptibility, 0, true);
-        self.interruptibility = done.interruptibility;
-        self.single_step |= done.single_step;
     }
 }

@@ -368,6 +368,7 @@ impl VcpuFile {
         let mut state = self.vcpu.state.lock();
         let state = &mut *state;
         let vmx = &self.vm.vmx;
+        state.emulator.forget();
         match cmd {
             KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
             KVM_SET_SREGS => {
