@@ -41,7 +41,7 @@ pub struct DeviceWord {
 }
 
 /// Port data that was read ahead of its use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Ports {
     port: u16,
     size: u8,
@@ -60,7 +60,7 @@ const NO_PORTS: Ports = Ports {
 };
 
 /// The reads of one instruction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Reads {
     /// Linear address of the instruction.
     rip: u64,
@@ -84,6 +84,12 @@ impl Reads {
     const fn is_empty(&self) -> bool {
         self.filled == 0 && self.ports.filled == self.ports.used
     }
+
+    fn forget(&mut self) {
+        self.filled = 0;
+        self.ports.filled = 0;
+        self.ports.used = 0;
+    }
 }
 
 /// The device accesses of a virtual CPU. About 8 KiB.
@@ -96,6 +102,8 @@ pub struct Journal {
     sent: u8,
     port_write: Option<(u16, u8, u32)>,
     kept: [Reads; KEPT],
+    /// Index in `kept` of the next to go.
+    oldest: usize,
 }
 
 impl Default for Journal {
@@ -115,6 +123,7 @@ impl Journal {
             sent: 0,
             port_write: None,
             kept: [NO_READS; KEPT],
+            oldest: 0,
         }
     }
 
@@ -127,20 +136,16 @@ impl Journal {
         }
         if !self.now.is_empty() {
             // The oldest goes where too many instructions are unfinished.
-            self.kept.rotate_right(1);
-            if let Some(first) = self.kept.first_mut() {
-                *first = self.now;
+            if let Some(oldest) = self.kept.get_mut(self.oldest) {
+                core::mem::swap(&mut self.now, oldest);
             }
-            self.now.filled = 0;
-            self.now.ports.filled = 0;
-            self.now.ports.used = 0;
+            self.oldest = self.oldest.wrapping_add(1) % KEPT;
         }
+        self.now.forget();
         self.now.rip = rip;
         let mine = |kept: &&mut Reads| kept.rip == rip && !kept.is_empty();
         if let Some(kept) = self.kept.iter_mut().find(mine) {
-            self.now = *kept;
-            kept.filled = 0;
-            kept.ports.used = kept.ports.filled;
+            core::mem::swap(&mut self.now, kept);
         }
     }
 
