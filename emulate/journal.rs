@@ -41,7 +41,7 @@ pub struct DeviceWord {
 }
 
 /// Port data that was read ahead of its use.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Ports {
     port: u16,
     size: u8,
@@ -60,13 +60,15 @@ const NO_PORTS: Ports = Ports {
 };
 
 /// The reads of one instruction.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Reads {
     /// Linear address of the instruction.
     rip: u64,
     words: [DeviceWord; WORDS],
     filled: u8,
     ports: Ports,
+    /// When they were put aside: higher is later.
+    since: u32,
 }
 
 const NO_READS: Reads = Reads {
@@ -78,6 +80,7 @@ const NO_READS: Reads = Reads {
     }; WORDS],
     filled: 0,
     ports: NO_PORTS,
+    since: 0,
 };
 
 impl Reads {
@@ -85,7 +88,7 @@ impl Reads {
         self.filled == 0 && self.ports.filled == self.ports.used
     }
 
-    fn forget(&mut self) {
+    const fn forget(&mut self) {
         self.filled = 0;
         self.ports.filled = 0;
         self.ports.used = 0;
@@ -102,8 +105,7 @@ pub struct Journal {
     sent: u8,
     port_write: Option<(u16, u8, u32)>,
     kept: [Reads; KEPT],
-    /// Index in `kept` of the next to go.
-    oldest: usize,
+    clock: u32,
 }
 
 impl Default for Journal {
@@ -123,7 +125,7 @@ impl Journal {
             sent: 0,
             port_write: None,
             kept: [NO_READS; KEPT],
-            oldest: 0,
+            clock: 0,
         }
     }
 
@@ -134,18 +136,30 @@ impl Journal {
         if self.now.rip == rip {
             return;
         }
-        if !self.now.is_empty() {
-            // The oldest goes where too many instructions are unfinished.
-            if let Some(oldest) = self.kept.get_mut(self.oldest) {
-                core::mem::swap(&mut self.now, oldest);
-            }
-            self.oldest = self.oldest.wrapping_add(1) % KEPT;
-        }
-        self.now.forget();
-        self.now.rip = rip;
+        self.clock = self.clock.saturating_add(1);
+        self.now.since = self.clock;
         let mine = |kept: &&mut Reads| kept.rip == rip && !kept.is_empty();
         if let Some(kept) = self.kept.iter_mut().find(mine) {
-            core::mem::swap(&mut self.now, kept);
+            core::mem::swap(kept, &mut self.now);
+            return;
+        }
+        self.put_aside();
+        self.now.forget();
+        self.now.rip = rip;
+    }
+
+    /// Keeps what the instruction that was executed last has not used.
+    fn put_aside(&mut self) {
+        if self.now.is_empty() {
+            return;
+        }
+        // The oldest goes where too many instructions are unfinished.
+        let age = |kept: &&mut Reads| match kept.is_empty() {
+            true => 0,
+            false => kept.since,
+        };
+        if let Some(place) = self.kept.iter_mut().min_by_key(age) {
+            core::mem::swap(place, &mut self.now);
         }
     }
 
@@ -286,3 +300,7 @@ impl Journal {
         self.port_write.take()
     }
 }
+
+#[cfg(test)]
+#[path = "tests/journal.rs"]
+mod tests;

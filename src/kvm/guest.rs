@@ -165,7 +165,7 @@ impl Memory for GuestMemory<'_> {
                 let len = usize::from(fragment.len).min(rest.len());
                 let (part, others) = rest.split_at_checked(len).unwrap_or((rest, &[]));
                 if let Some(target) = target {
-                    let bytes = guard::part(bytes, done);
+                    let bytes = guard::following(bytes, done);
                     target.page.store(target.offset, part, bytes);
                 }
                 rest = others;
