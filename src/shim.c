@@ -16,6 +16,7 @@
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <linux/uaccess.h>
 #include <linux/unaligned.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/cpufeature.h>
@@ -382,6 +383,17 @@ struct page *kvm_spp_phys_to_page(u64 phys)
 u64 kvm_spp_user_end(void)
 {
 	return TASK_SIZE_MAX;
+}
+
+/* Words of page tables: copy_from_user() costs several times as much. */
+int kvm_spp_get_user_u32(unsigned long addr, u32 *value)
+{
+	return get_user(*value, (u32 __user *)addr);
+}
+
+int kvm_spp_get_user_u64(unsigned long addr, u64 *value)
+{
+	return get_user(*value, (u64 __user *)addr);
 }
 
 struct mm_struct *kvm_spp_current_mm(void)

@@ -81,6 +81,8 @@ u64 kvm_spp_page_phys(struct page *page);
 void *kvm_spp_phys_to_virt(u64 phys);
 struct page *kvm_spp_phys_to_page(u64 phys);
 u64 kvm_spp_user_end(void);
+int kvm_spp_get_user_u32(unsigned long addr, u32 *value);
+int kvm_spp_get_user_u64(unsigned long addr, u64 *value);
 struct mm_struct *kvm_spp_current_mm(void);
 int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page);
 long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page);

@@ -120,6 +120,8 @@ unsafe extern "C" {
         -> c_long;
     pub(crate) fn kvm_spp_mark_page_dirty(page: *mut bindings::page);
     pub(crate) fn kvm_spp_release_page(page: *mut bindings::page);
+    pub(crate) fn kvm_spp_get_user_u32(addr: c_ulong, value: *mut u32) -> c_int;
+    pub(crate) fn kvm_spp_get_user_u64(addr: c_ulong, value: *mut u64) -> c_int;
     pub(crate) fn kvm_spp_page_store(
         page: *mut bindings::page,
         offset: c_uint,

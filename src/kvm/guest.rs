@@ -53,6 +53,9 @@ const MAX_EXCHANGE: usize = 16;
 pub(crate) struct GuestMemory<'a> {
     vm: &'a Vm,
     slots: Snapshot,
+    /// The frames that were looked at last. What they are may be outdated when something
+    /// is written, which is found out then.
+    seen: [Option<(Gfn, Page)>; 2],
     failed: Option<Error>,
 }
 
@@ -62,6 +65,7 @@ impl<'a> GuestMemory<'a> {
         Self {
             vm,
             slots: vm.snapshot(),
+            seen: [None, None],
             failed: None,
         }
     }
@@ -75,21 +79,27 @@ impl<'a> GuestMemory<'a> {
         slots::find(self.slots.slots(), gfn).and_then(|slot| slot.hva(gfn))
     }
 
+    /// The user address of `len` bytes in one page.
+    fn address(&self, gpa: Gpa, len: usize) -> Option<usize> {
+        let offset = u64::from(gpa.page_offset());
+        if offset + len as u64 > PAGE_SIZE {
+            return None;
+        }
+        Some((self.hva(gpa.gfn())? + offset) as usize)
+    }
+
+    /// Remembers why the host could not give memory.
+    fn noted<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.inspect_err(|error| self.failed = Some(*error)).ok()
+    }
+
     /// The host page of a memory fragment, writable.
     fn host_page(&mut self, fragment: &Fragment) -> Result<Target, Trouble> {
         let gfn = fragment.gpa.gfn();
         let hva = self.hva(gfn).ok_or(Trouble::Changed)?;
-        match HostPage::find(hva, true) {
-            Ok(page) => Ok(Target {
-                page,
-                hva,
-                offset: fragment.gpa.page_offset(),
-            }),
-            Err(error) => {
-                self.failed = Some(error);
-                Err(Trouble::Host)
-            }
-        }
+        let page = self.noted(HostPage::find(hva, true)).ok_or(Trouble::Host)?;
+        let offset = fragment.gpa.page_offset();
+        Ok(Target { page, hva, offset })
     }
 
     /// Looks the host pages of a span up and hands them to `write` under the mmu lock,
@@ -137,25 +147,34 @@ impl Mmu {
 
 impl GuestPhys for GuestMemory<'_> {
     fn read(&mut self, gpa: Gpa, out: &mut [u8]) -> bool {
-        let offset = u64::from(gpa.page_offset());
-        if offset + out.len() as u64 > PAGE_SIZE {
-            return false;
-        }
-        let Some(hva) = self.hva(gpa.gfn()) else {
+        let Some(address) = self.address(gpa, out.len()) else {
             return false;
         };
-        let bytes = user::slice((hva + offset) as usize, out.len());
-        let read = bytes.reader().read_slice(out);
-        if let Err(error) = read {
-            self.failed = Some(error);
-        }
-        read.is_ok()
+        let read = user::slice(address, out.len()).reader().read_slice(out);
+        self.noted(read).is_some()
+    }
+
+    fn read_u32(&mut self, gpa: Gpa) -> Option<u32> {
+        let address = self.address(gpa, size_of::<u32>())?;
+        self.noted(user::read_u32(address))
+    }
+
+    fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
+        let address = self.address(gpa, size_of::<u64>())?;
+        self.noted(user::read_u64(address))
     }
 }
 
 impl Memory for GuestMemory<'_> {
     fn page(&mut self, gfn: Gfn) -> Page {
-        self.vm.mmu.lock().page(gfn)
+        let seen = |(frame, page): &(Gfn, Page)| (*frame == gfn).then_some(*page);
+        if let Some(page) = self.seen.iter().flatten().find_map(seen) {
+            return page;
+        }
+        let page = self.vm.mmu.lock().page(gfn);
+        let [last, before] = &mut self.seen;
+        *before = last.replace((gfn, page));
+        page
     }
 
     fn write(&mut self, span: &Span, data: &[u8], bytes: u64) -> Result<(), Trouble> {
