@@ -5,6 +5,8 @@
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
+const EFER_LMA: u64 = 1 << 10;
+
 /// RFLAGS (SDM 3A 2.3, SDM 1 3.4.3).
 pub mod rflags {
     /// Carry.
@@ -25,6 +27,8 @@ pub mod rflags {
     pub const OF: u64 = 1 << 11;
     /// Both bits of the I/O privilege level.
     pub const IOPL: u64 = 3 << 12;
+    /// The task was called by another one.
+    pub const NT: u64 = 1 << 14;
     /// Instruction breakpoints are off for one instruction.
     pub const RF: u64 = 1 << 16;
     /// Virtual-8086 mode.
@@ -112,6 +116,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// Control registers and what else translation depends on.
     pub paging: Paging,
+    /// XCR0: which registers software may use (SDM 3A 2.6).
+    pub xcr0: u64,
 }
 
 impl Cpu {
@@ -167,6 +173,11 @@ impl Cpu {
     /// CR0.PE is 1 and RFLAGS.VM is 0.
     pub const fn protected(&self) -> bool {
         self.paging.cr0 & 1 != 0 && self.rflags & rflags::VM == 0
+    }
+
+    /// IA-32e mode: 64-bit or compatibility mode.
+    pub const fn ia32e(&self) -> bool {
+        self.paging.efer & EFER_LMA != 0
     }
 
     /// Bytes of the stack pointer: 2, 4 or 8.

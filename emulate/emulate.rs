@@ -17,6 +17,8 @@ extern crate std;
 
 pub mod cpu;
 pub mod decode;
+mod descriptor;
+pub mod event;
 pub mod exec;
 pub mod fetch;
 pub mod guard;
@@ -25,7 +27,9 @@ pub mod journal;
 pub mod op;
 pub mod paging;
 pub mod segment;
+mod stack;
 pub mod stop;
+mod xsave;
 
 use ept::Gpa;
 
