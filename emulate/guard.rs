@@ -25,9 +25,11 @@ use spp::Mask;
 
 use crate::cpu::Cpu;
 use crate::journal::Journal;
-use crate::paging::{Access, Fault};
+use crate::paging::{Access, Fault, Paging};
 use crate::stop::{Denial, Exception, Stop};
 use crate::GuestPhys;
+
+mod entry;
 
 /// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
 pub const MAX_SPAN: usize = 4096;
@@ -99,6 +101,12 @@ impl Fragments {
     fn iter(&self) -> impl Iterator<Item = Fragment> + '_ {
         core::iter::once(self.first).chain(self.second)
     }
+
+    /// Bytes of all, [`MAX_SPAN`] at most.
+    fn len(&self) -> u16 {
+        let second = self.second.map_or(0, |f| f.len);
+        self.first.len.saturating_add(second)
+    }
 }
 
 /// Bytes that may be read.
@@ -129,7 +137,7 @@ impl Span {
 
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.fragments().map(|f| usize::from(f.len)).sum()
+        self.fragments.len().into()
     }
 
     /// Never: a span has a byte at least.
@@ -226,7 +234,7 @@ impl Guest<'_> {
         intent: Intent,
         bytes: u64,
     ) -> Result<(), Stop> {
-        let size = fragments.iter().map(|f| f.len).sum();
+        let size = fragments.len();
         let mut done = 0u16;
         for fragment in fragments.iter() {
             if let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) {
@@ -246,7 +254,7 @@ impl Guest<'_> {
                     let ahead = u64::from(done).wrapping_add(u64::from(first));
                     return Err(Stop::Denied(Denial {
                         gpa: Gpa::new(fragment.gpa.get().wrapping_add(u64::from(first))),
-                        gva: self.cpu.paging.linear(gva, ahead),
+                        gva: self.cpu.linear(gva, ahead),
                         size,
                         denied,
                         map,
@@ -265,28 +273,32 @@ impl Guest<'_> {
         let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
         let len = len.clamp(1, MAX_SPAN as u16);
         let first_len = len.min(in_page);
-        let first = self.fragment(gva, first_len, access)?;
         let rest = len.wrapping_sub(first_len);
-        let second = match rest {
-            0 => None,
-            rest => {
-                let next = self.cpu.paging.linear(gva, u64::from(first_len));
-                Some(self.fragment(next, rest, access)?)
-            }
-        };
-        Ok(Fragments { first, second })
+        if rest == 0 {
+            let first = self.fragment(gva, len, access)?;
+            return Ok(Fragments {
+                first,
+                second: None,
+            });
+        }
+        let next = self.cpu.linear(gva, first_len.into());
+        // The guest's own faults come before flags are set, and before denials of that.
+        let paging = self.cpu.paging;
+        for gva in [gva, next] {
+            let gpa = paging.translate(self.memory, gva, access);
+            gpa.map_err(|fault| fault_stop(&paging, gva, access, fault))?;
+        }
+        Ok(Fragments {
+            first: self.fragment(gva, first_len, access)?,
+            second: Some(self.fragment(next, rest, access)?),
+        })
     }
 
     fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
         let paging = self.cpu.paging;
         let gpa = paging
             .translate_and_mark(self.memory, gva, access)
-            .map_err(|fault| match fault {
-                Fault::Page(code) => Exception::pf(gva, code).into(),
-                Fault::NonCanonical => Exception::gp(0).into(),
-                Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
-                Fault::Stop(stop) => stop,
-            })?;
+            .map_err(|fault| fault_stop(&paging, gva, access, fault))?;
         Ok(Fragment {
             gpa,
             len,
@@ -360,7 +372,7 @@ impl Guest<'_> {
             .fragments()
             .filter(|f| f.device)
             .map(|f| usize::from(f.len).div_ceil(8))
-            .sum();
+            .fold(0, usize::wrapping_add);
         // Bytes left out cannot be told to a device in words.
         let masked = words > 0 && !all(bytes, span.len());
         if masked || !self.devices.room(words) {
@@ -405,6 +417,16 @@ impl Guest<'_> {
             true => Ok(()),
             false => Err(Stop::Retry),
         }
+    }
+}
+
+/// What a fault of the walk means to the instruction.
+fn fault_stop(paging: &Paging, gva: Gva, access: Access, fault: Fault) -> Stop {
+    match fault {
+        Fault::Page(code) => Exception::pf(gva, code).into(),
+        Fault::NonCanonical => Exception::gp(0).into(),
+        Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
+        Fault::Stop(stop) => stop,
     }
 }
 
