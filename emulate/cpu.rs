@@ -7,8 +7,6 @@ use ept::Gva;
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
-const EFER_LMA: u64 = 1 << 10;
-
 /// RFLAGS (SDM 3A 2.3, SDM 1 3.4.3).
 pub mod rflags {
     /// Carry.
@@ -188,11 +186,6 @@ impl Cpu {
     /// CR0.PE is 1 and RFLAGS.VM is 0.
     pub const fn protected(&self) -> bool {
         self.paging.cr0 & 1 != 0 && self.rflags & rflags::VM == 0
-    }
-
-    /// IA-32e mode: 64-bit or compatibility mode.
-    pub const fn ia32e(&self) -> bool {
-        self.paging.efer & EFER_LMA != 0
     }
 
     /// Bytes of the stack pointer: 2, 4 or 8.

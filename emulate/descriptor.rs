@@ -120,7 +120,7 @@ impl Descriptor {
         outside: Exception,
     ) -> Result<u64, Stop> {
         let at = locate(guest, self.selector, 16, outside)?;
-        let upper = guest.cpu.paging.linear(at, 8);
+        let upper = guest.cpu.linear(at, 8);
         Ok(u64::from_le_bytes(read_system(guest, upper)?))
     }
 
@@ -206,7 +206,7 @@ impl Descriptor {
     /// The byte that loading it writes, if it does.
     pub(crate) fn accessed_byte(&self, guest: &Guest<'_>) -> Option<Gva> {
         self.is_fresh()
-            .then(|| guest.cpu.paging.linear(self.at, ACCESS_BYTE))
+            .then(|| guest.cpu.linear(self.at, ACCESS_BYTE))
     }
 
     /// Prepares the accessed flag, if it is not set already.
@@ -236,7 +236,7 @@ impl Descriptor {
     }
 
     fn prepare_byte(&self, guest: &mut Guest<'_>, new: u8) -> Result<Flag, Stop> {
-        let at = guest.cpu.paging.linear(self.at, ACCESS_BYTE);
+        let at = guest.cpu.linear(self.at, ACCESS_BYTE);
         let span = guest.prepare_bytes(at, 1, Intent::ReadWrite, u64::MAX, true)?;
         Ok(Flag {
             span,
@@ -283,7 +283,7 @@ fn locate(
     if offset.saturating_add(len).saturating_sub(1) > limit {
         return Err(outside);
     }
-    Ok(cpu.paging.linear(Gva::new(base), offset.into()))
+    Ok(cpu.linear(Gva::new(base), offset.into()))
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ pub trait GuestPhys {
 }
 
 #[cfg(test)]
+#[path = "tests/machine.rs"]
+mod machine;
+#[cfg(test)]
 #[path = "tests/memory.rs"]
 mod memory;
 #[cfg(test)]

@@ -203,8 +203,9 @@ fn redirected(guest: &mut Guest<'_>, vector: u8) -> Result<bool, Stop> {
         if tss.limit < TSS_LIMIT {
             return Err(Exception::gp(0).into());
         }
-        let (paging, base) = (guest.cpu.paging, Gva::new(tss.base));
-        let map = u16::from_le_bytes(read_system(guest, paging.linear(base, IO_MAP_BASE))?);
+        let base = Gva::new(tss.base);
+        let map = guest.cpu.linear(base, IO_MAP_BASE);
+        let map = u16::from_le_bytes(read_system(guest, map)?);
         // The 32 bytes before the I/O map.
         let at = u64::from(map)
             .wrapping_add(u64::from(vector >> 3))
@@ -212,7 +213,8 @@ fn redirected(guest: &mut Guest<'_>, vector: u8) -> Result<bool, Stop> {
         if at > tss.limit.into() {
             return Err(Exception::gp(0).into());
         }
-        let [byte] = read_system(guest, paging.linear(base, at))?;
+        let at = guest.cpu.linear(base, at);
+        let [byte] = read_system(guest, at)?;
         if byte >> (vector & 7) & 1 == 0 {
             return Ok(true);
         }
@@ -279,7 +281,7 @@ fn no_room(stack: Option<&Descriptor>, external: bool) -> Exception {
 
 /// Reads and checks the gate; `None` is a task gate.
 fn gate(guest: &mut Guest<'_>, event: &Event) -> Result<Option<Gate>, Stop> {
-    let long = guest.cpu.ia32e();
+    let long = guest.cpu.paging.long_mode();
     let code = event.gate_code();
     let (offset, last) = match long {
         true => (u32::from(event.vector) << 4, 15),
@@ -289,7 +291,7 @@ fn gate(guest: &mut Guest<'_>, event: &Event) -> Result<Option<Gate>, Stop> {
         return Err(Exception::gp(code).into());
     }
     let base = Gva::new(guest.cpu.idtr.base);
-    let at = guest.cpu.paging.linear(base, offset.into());
+    let at = guest.cpu.linear(base, offset.into());
     let raw = u64::from_le_bytes(read_system(guest, at)?);
     // S is 0 in all of these.
     let slot = match ((raw >> 40 & 31) as u8, long) {

@@ -108,7 +108,7 @@ pub(crate) fn inner(
     external: bool,
 ) -> Result<(Stack, Option<Descriptor>), Stop> {
     let tss = guest.cpu.tr;
-    let long = guest.cpu.ia32e();
+    let long = guest.cpu.paging.long_mode();
     let wide = tss.attributes & 8 != 0;
     let (offset, len) = match (long, ist, wide) {
         (true, 0, _) => (u32::from(cpl & 3) << 3 | 4, 8),
@@ -119,7 +119,7 @@ pub(crate) fn inner(
     if offset.wrapping_add(len).wrapping_sub(1) > tss.limit {
         return Err(Exception::ts(error_code(tss.selector, external)).into());
     }
-    let at = guest.cpu.paging.linear(Gva::new(tss.base), offset.into());
+    let at = guest.cpu.linear(Gva::new(tss.base), offset.into());
     if long {
         let stack = Stack {
             segment: null_stack(cpl),
@@ -190,7 +190,7 @@ impl Cpu {
     /// Replaces CS and what depends on it; the current privilege level is another matter.
     pub(crate) fn set_code_segment(&mut self, segment: Segment) {
         self.set_segment(Seg::Cs, segment);
-        let long = self.ia32e() && segment.attributes & 1 << 13 != 0;
+        let long = self.paging.long_mode() && segment.attributes & 1 << 13 != 0;
         self.code = match (long, segment.big()) {
             (true, _) => CodeSize::Bits64,
             (false, true) => CodeSize::Bits32,

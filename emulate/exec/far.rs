@@ -134,7 +134,11 @@ fn protected_mode(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Re
     if target.is_code() {
         return code(guest, insn, &target, to, call);
     }
-    match (target.is_system(), target.kind(), guest.cpu.ia32e()) {
+    match (
+        target.is_system(),
+        target.kind(),
+        guest.cpu.paging.long_mode(),
+    ) {
         (true, system::CALL_GATE32, _) | (true, system::CALL_GATE16, false) => {
             gate::enter(guest, insn, &target, call)
         }
@@ -179,12 +183,12 @@ fn code(
 
 /// Code of IA-32e mode cannot have both L and D set.
 fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
-    cpu.ia32e() && target.is_long() && target.is_big()
+    cpu.paging.long_mode() && target.is_long() && target.is_big()
 }
 
 /// Checks an offset in a segment that is about to be CS.
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
-    let inside = match cpu.ia32e() && target.is_long() {
+    let inside = match cpu.paging.long_mode() && target.is_long() {
         true => segment::canonical(cpu, offset),
         false => offset <= target.limit().into(),
     };

@@ -68,7 +68,7 @@ fn store_table(guest: &mut Guest<'_>, insn: &Insn, table: Table) -> Result<(), S
     let len = base_size + 2;
     let gva = operand::linear(guest.cpu, insn, len, 2, true)?;
     // Aligned is where the base is (SDM 3A 3.5.1).
-    let base = guest.cpu.paging.linear(gva, 2);
+    let base = guest.cpu.linear(gva, 2);
     segment::aligned(guest.cpu, base, base_size)?;
     let mut bytes = [0; 10];
     let words = table.limit.to_le_bytes().into_iter();

@@ -26,8 +26,6 @@ const CR0_EM: u64 = 1 << 2;
 const CR0_TS: u64 = 1 << 3;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXSAVE: u64 = 1 << 18;
-/// General register 7 is RDI.
-const RDI: u8 = 7;
 
 /// Executes one of them.
 pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
@@ -137,16 +135,17 @@ fn replace(guest: &mut Guest<'_>, insn: &Insn, to: u8, value: &Ymm) {
     }
 }
 
-/// MASKMOVDQU: the sign bits of the second operand's bytes choose bytes of the first.
+/// MASKMOVDQU: the sign bits of the third operand's bytes choose bytes of the second. The
+/// memory operand is implied.
 ///
 /// The processor may fault on bytes that it does not write, and here does so: all 16 must
 /// be where the guest can write. Sub-pages count only for what is written.
 fn store_bytes(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
-    let value = xsave::read(guest.fpu, register(insn, insn.dst)?);
+    let value = xsave::read(guest.fpu, register(insn, insn.src)?);
     let data = value.first_chunk::<16>().ok_or(Stop::Host)?;
-    let bytes = chosen(&xsave::read(guest.fpu, register(insn, insn.src)?), 1, 16);
-    let offset = guest.cpu.gpr(RDI) & mask(insn.addr_size);
-    let gva = segment::linear(guest.cpu, insn.mem.seg, offset, 16, true)?;
+    let enable = xsave::read(guest.fpu, register(insn, insn.third)?);
+    let bytes = chosen(&enable, 1, data.len());
+    let gva = operand::linear(guest.cpu, insn, 16, 1, true)?;
     let span = guest.prepare_bytes(gva, 16, Intent::Write, bytes, false)?;
     if bytes == 0 {
         return Ok(());

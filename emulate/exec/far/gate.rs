@@ -74,7 +74,10 @@ fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
         offset |= raw >> 32 & 0xffff_0000;
         size = 4;
     }
-    if guest.cpu.ia32e() {
+    if !gate.is_present() {
+        return Err(Exception::np(error).into());
+    }
+    if guest.cpu.paging.long_mode() {
         let upper = gate.read_upper(guest, wrong)?;
         // Else the upper half could pass for a descriptor itself.
         if upper >> 40 & 31 != 0 {
@@ -83,9 +86,6 @@ fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
         offset |= upper << 32;
         size = 8;
         count = 0;
-    }
-    if !gate.is_present() {
-        return Err(Exception::np(error).into());
     }
     let selector = (raw >> 16) as u16;
     Ok(Gate {
@@ -105,7 +105,7 @@ fn code_segment(guest: &mut Guest<'_>, gate: &Gate, call: bool) -> Result<Descri
     let wrong = Exception::gp(error);
     let target = Descriptor::read(guest, selector, wrong)?;
     let cpl = guest.cpu.cpl;
-    let narrow = guest.cpu.ia32e() && (!target.is_long() || target.is_big());
+    let narrow = guest.cpu.paging.long_mode() && (!target.is_long() || target.is_big());
     // JMP cannot enter another level.
     let denied = target.dpl() > cpl || !call && !target.is_conforming() && target.dpl() != cpl;
     if !target.is_code() || denied || narrow {

@@ -88,7 +88,7 @@ fn less_privilege(
     };
     let pointer = slot(guest, &outer, 2, insn.size)?;
     let selector = slot(guest, &outer, 3, insn.size)? as u16;
-    let long = guest.cpu.ia32e() && target.is_long();
+    let long = guest.cpu.paging.long_mode() && target.is_long();
     let descriptor = stack_segment(guest, selector, cpl, long)?;
     check_offset(guest.cpu, target, offset)?;
     let code_accessed = target.prepare_accessed(guest)?;
