@@ -28,7 +28,9 @@ use crate::journal::Journal;
 use crate::paging::{Access, Fault, Paging};
 use crate::stop::{Denial, Exception, Stop};
 use crate::GuestPhys;
+use bytes::Written;
 
+mod bytes;
 mod entry;
 
 /// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
@@ -116,7 +118,8 @@ pub struct Source {
 }
 
 /// Bytes that may be written: proof that the guest's page tables and the sub-page maps
-/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] alone.
+/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] and
+/// [`Guest::prepare_bytes`], and by the page walk for its own flags.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an access that was prepared is committed"]
 pub struct Span {
@@ -237,33 +240,27 @@ impl Guest<'_> {
         let size = fragments.len();
         let mut done = 0u16;
         for fragment in fragments.iter() {
-            if let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) {
-                let ahead = match bytes {
-                    u64::MAX => u64::MAX,
-                    bytes => bytes.checked_shr(done.into()).unwrap_or(0),
-                };
-                let written = written(fragment.len, ahead);
-                let touched = match written {
-                    Some((from, len)) => touched(fragment.gpa, from, len),
-                    None => Mask::NONE,
-                };
-                let denied = map.denied(touched);
-                if denied != Mask::NONE {
-                    let from = written.map_or(0, |(from, _)| from);
-                    let first = first_denied(fragment.gpa, from, denied);
-                    let ahead = u64::from(done).wrapping_add(u64::from(first));
-                    return Err(Stop::Denied(Denial {
-                        gpa: Gpa::new(fragment.gpa.get().wrapping_add(u64::from(first))),
-                        gva: self.cpu.linear(gva, ahead),
-                        size,
-                        denied,
-                        map,
-                        read: intent == Intent::ReadWrite,
-                        walk: false,
-                    }));
-                }
-            }
+            let written = Written::new(fragment, done, bytes);
             done = done.saturating_add(fragment.len);
+            let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) else {
+                continue;
+            };
+            let denied = map.denied(written.touched());
+            if denied != Mask::NONE {
+                let gpa = written.first_in(denied);
+                let ahead = done.saturating_sub(fragment.len);
+                let ahead =
+                    u64::from(ahead).wrapping_add(gpa.get().wrapping_sub(fragment.gpa.get()));
+                return Err(Stop::Denied(Denial {
+                    gpa,
+                    gva: self.cpu.linear(gva, ahead),
+                    size,
+                    denied,
+                    map,
+                    read: intent == Intent::ReadWrite,
+                    walk: false,
+                }));
+            }
         }
         Ok(())
     }
@@ -374,7 +371,7 @@ impl Guest<'_> {
             .map(|f| usize::from(f.len).div_ceil(8))
             .fold(0, usize::wrapping_add);
         // Bytes left out cannot be told to a device in words.
-        let masked = words > 0 && !all(bytes, span.len());
+        let masked = words > 0 && !bytes::all(bytes, span.len());
         if masked || !self.devices.room(words) {
             return Err(Stop::Refused(crate::op::Op::Unknown));
         }
@@ -410,7 +407,7 @@ impl Guest<'_> {
     /// [`Guest::commit`]. No byte was written.
     pub fn exchange(&mut self, span: Span, old: &[u8], new: &[u8]) -> Result<(), Stop> {
         // Devices have no locked accesses, and no page boundary is locked over.
-        if span.device() {
+        if span.device() || span.fragments.second.is_some() {
             return self.commit(span, new);
         }
         match self.memory.exchange(&span, old, new).map_err(stop)? {
@@ -437,44 +434,6 @@ fn stop(trouble: Trouble) -> Stop {
     }
 }
 
-/// The first `len` bits are set; beyond 64 there are none to look at.
-const fn all(bytes: u64, len: usize) -> bool {
-    let wanted = if len >= 64 {
-        u64::MAX
-    } else {
-        (1u64 << len).wrapping_sub(1)
-    };
-    bytes & wanted == wanted
-}
-
-/// From which byte on, and how many bytes of a fragment are written: from the first to
-/// the last whose bit is set. `None` if there are none.
-///
-/// Bytes left out lie between written ones only in spans of at most 64 bytes, which touch
-/// two sub-pages at most: so no sub-page counts in which nothing is written.
-const fn written(len: u16, bytes: u64) -> Option<(u16, u16)> {
-    if len > 64 {
-        return Some((0, len));
-    }
-    let bits = match len {
-        64 => bytes,
-        len => bytes & (1u64 << len).wrapping_sub(1),
-    };
-    if bits == 0 {
-        return None;
-    }
-    let from = bits.trailing_zeros() as u16;
-    let past = 64 - bits.leading_zeros() as u16;
-    Some((from, past.wrapping_sub(from)))
-}
-
-fn touched(gpa: Gpa, from: u16, len: u16) -> Mask {
-    Mask::touched(gpa.page_offset().saturating_add(from), len.into())
-}
-
-/// The offset in the fragment of the first byte, not before `from`, that is denied.
-fn first_denied(gpa: Gpa, from: u16, denied: Mask) -> u16 {
-    let start = denied.raw().trailing_zeros() * spp::SUBPAGE_SIZE as u32;
-    let offset = u32::from(gpa.page_offset());
-    (start.saturating_sub(offset) as u16).max(from)
-}
+#[cfg(test)]
+#[path = "tests/guard.rs"]
+mod tests;

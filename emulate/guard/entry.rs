@@ -3,6 +3,7 @@
 //! The spans of the page walk: accessed and dirty flags are writes like all others.
 
 use ept::{Gpa, Gva};
+use spp::Mask;
 
 use super::{Fragment, Fragments, Memory, Page, Span};
 use crate::stop::{Denial, Stop};
@@ -26,8 +27,8 @@ impl Span {
             Page::Rom => Ok(None),
             Page::Device => Err(Stop::Retry),
             Page::Ram(map) => {
-                let denied = map.denied(super::touched(gpa, 0, len));
-                if denied != spp::Mask::NONE {
+                let denied = map.denied(Mask::touched(gpa.page_offset(), len.into()));
+                if denied != Mask::NONE {
                     return Err(Stop::Denied(Denial {
                         gpa,
                         gva,
