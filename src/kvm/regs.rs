@@ -347,6 +347,7 @@ impl Guest {
             },
             cpl: SS.read(vmcs).dpl(),
             paging: at.paging,
+            xcr0: self.xcr0,
         }
     }
 
