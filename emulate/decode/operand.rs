@@ -203,7 +203,9 @@ impl<'a> Decoder<'a> {
     /// Bytes of a vector register in use; 0 if `entry` names none.
     fn vector_len(&self, entry: &Entry) -> u8 {
         let vector = |at| matches!(at, At::Vec | At::VecRm | At::VecReg | At::VecV);
-        if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
+        if entry.scalar {
+            16
+        } else if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
             16 << self.vex.map_or(0, |vex| vex.len & 3)
         } else {
             0

@@ -105,7 +105,7 @@ const fn is_long_only(modrm: u8, pp: Pp) -> bool {
         (modrm, pp),
         (0xf8, _)
             | (0xc7, Np)
-            | (0xcf, P66)
+            | (0xcd..=0xcf, P66)
             | (0xc6 | 0xca, F2 | F3)
             | (0xec..=0xef | 0xfd, F3)
             | (0xfe, F2 | F3)
