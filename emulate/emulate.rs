@@ -17,14 +17,20 @@ extern crate std;
 
 pub mod cpu;
 pub mod decode;
+mod descriptor;
+pub mod event;
 pub mod exec;
 pub mod fetch;
+pub mod footprint;
 pub mod guard;
 pub mod insn;
 pub mod journal;
 pub mod op;
 pub mod paging;
+pub mod segment;
+mod stack;
 pub mod stop;
+mod xsave;
 
 use ept::Gpa;
 
@@ -49,6 +55,9 @@ pub trait GuestPhys {
     }
 }
 
+#[cfg(test)]
+#[path = "tests/machine.rs"]
+mod machine;
 #[cfg(test)]
 #[path = "tests/memory.rs"]
 mod memory;

@@ -28,6 +28,7 @@ use crate::journal::Journal;
 use crate::paging::{Access, Fault, Paging};
 use crate::stop::{Denial, Exception, Stop};
 use crate::GuestPhys;
+pub use bytes::following;
 use bytes::Written;
 
 mod bytes;
@@ -72,7 +73,7 @@ pub trait Memory: GuestPhys {
     /// bytes to be written allow that at the time of the write.
     fn write(&mut self, span: &Span, data: &[u8], bytes: u64) -> Result<(), Trouble>;
 
-    /// Replaces `old` by `new` in the one memory fragment of a span, at once for all
+    /// Replaces `old` by `new` in the memory fragments of a span, at once for all
     /// processors where its address is aligned. False: `old` is not there.
     ///
     /// # Errors
@@ -117,6 +118,18 @@ pub struct Source {
     fragments: Fragments,
 }
 
+impl Source {
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
+    }
+
+    /// A device has a part in it.
+    pub fn device(&self) -> bool {
+        self.fragments.iter().any(|f| f.device)
+    }
+}
+
 /// Bytes that may be written: proof that the guest's page tables and the sub-page maps
 /// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] and
 /// [`Guest::prepare_bytes`], and by the page walk for its own flags.
@@ -138,6 +151,11 @@ impl Span {
         self.gva
     }
 
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
         self.fragments.len().into()
@@ -146,6 +164,22 @@ impl Span {
     /// Never: a span has a byte at least.
     pub const fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Whether every memory fragment is still memory whose map allows the write of the
+    /// bytes whose bits are set in `bytes` (as for [`Memory::write`]); `page` says what
+    /// is at a frame now.
+    pub fn allowed(&self, bytes: u64, mut page: impl FnMut(Gfn) -> Page) -> bool {
+        let mut done = 0u16;
+        self.fragments().all(|fragment| {
+            let written = Written::new(fragment, done, bytes);
+            done = done.saturating_add(fragment.len);
+            fragment.device
+                || match page(fragment.gpa.gfn()) {
+                    Page::Ram(map) => map.allows(written.touched()),
+                    Page::Rom | Page::Device => false,
+                }
+        })
     }
 
     /// A device has a part in it.
@@ -390,6 +424,29 @@ impl Guest<'_> {
         Ok(())
     }
 
+    /// Writes the next port data to a span, which makes it used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::commit`]: the data is there still.
+    pub fn commit_ports(&mut self, span: Span) -> Result<(), Stop> {
+        let len = span.len();
+        let data = self.devices.port_data().get(..len).ok_or(Stop::Host)?;
+        if span.device() {
+            // One element.
+            let mut element = [0; 8];
+            let element = element.get_mut(..len).ok_or(Stop::Host)?;
+            for (to, from) in element.iter_mut().zip(data) {
+                *to = *from;
+            }
+            self.commit(span, element)?;
+        } else {
+            self.memory.write(&span, data, u64::MAX).map_err(stop)?;
+        }
+        self.devices.port_used(len as u16);
+        Ok(())
+    }
+
     fn post(&mut self, gpa: Gpa, bytes: &[u8]) {
         let mut at = gpa.get();
         for word in bytes.chunks(8) {
@@ -406,8 +463,8 @@ impl Guest<'_> {
     /// [`Stop::Retry`] where `old` is there no more; other [`Stop`]s as for
     /// [`Guest::commit`]. No byte was written.
     pub fn exchange(&mut self, span: Span, old: &[u8], new: &[u8]) -> Result<(), Stop> {
-        // Devices have no locked accesses, and no page boundary is locked over.
-        if span.device() || span.fragments.second.is_some() {
+        // Devices have no locked accesses.
+        if span.device() {
             return self.commit(span, new);
         }
         match self.memory.exchange(&span, old, new).map_err(stop)? {

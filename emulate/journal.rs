@@ -159,7 +159,7 @@ impl Journal {
             false => kept.since,
         };
         if let Some(place) = self.kept.iter_mut().min_by_key(age) {
-            *place = self.now;
+            core::mem::swap(place, &mut self.now);
         }
     }
 

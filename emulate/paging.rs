@@ -176,6 +176,31 @@ impl Paging {
         Err(Fault::Stop(Stop::Retry))
     }
 
+    /// Sets the one flag that the processor wanted to set in the paging-structure entry
+    /// at `entry` on its way to translate `gva`: the accessed flag, or if that is set
+    /// already, the dirty flag.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`], as for [`Paging::translate_and_mark`]; rights are not looked at.
+    pub fn set_flag(&self, memory: &mut dyn Memory, gva: Gva, entry: Gpa) -> Result<(), Fault> {
+        const ACCESSED: u64 = 1 << 5;
+        let bytes = u64::from(self.format().map_or(8, Format::entry_bytes));
+        let word = memory.read_u32(Gpa::new(entry.get() & !(bytes - 1)));
+        let accessed = word.is_some_and(|word| u64::from(word) & ACCESSED != 0);
+        let anybody = Self {
+            cr0: self.cr0 & !CR0_WP,
+            cr4: self.cr4 & !CR4_SMAP,
+            user: false,
+            ..*self
+        };
+        let access = Access {
+            write: accessed,
+            ..Access::READ
+        };
+        anybody.translate_and_mark(memory, gva, access).map(|_| ())
+    }
+
     /// IA32_EFER.LMA.
     pub const fn long_mode(&self) -> bool {
         self.efer & EFER_LMA != 0

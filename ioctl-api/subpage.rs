@@ -22,14 +22,19 @@
 
 /// `KVM_CHECK_EXTENSION`: a mask of `KVM_SPP_CAP_*`, 0 if not available.
 ///
-/// `KVM_ENABLE_CAP` on the VM takes `flags` 0 and `args[0]` 0 and must precede
-/// the first vCPU. Errors: `EINVAL` for other arguments, `ENODEV` if the
-/// processor has no SPP, `EBUSY` if the VM has a vCPU.
+/// `KVM_ENABLE_CAP` on the VM takes `flags` 0 and must precede the first vCPU.
+/// `args[0]` chooses who checks the maps: [`KVM_SPP_CAP_HW`],
+/// [`KVM_SPP_CAP_SW`], or 0 for the best there is. Errors: `EINVAL` for other
+/// arguments, `ENODEV` if what is asked for is not available, `EBUSY` if the VM
+/// has a vCPU.
 pub const KVM_CAP_SPP: u32 = 0x5350_0001;
 
 /// [`KVM_CAP_SPP`] bit: the processor checks the maps (VM-execution control
 /// "sub-page write permissions for EPT").
 pub const KVM_SPP_CAP_HW: u32 = 1 << 0;
+/// [`KVM_CAP_SPP`] bit: the module checks the maps. It emulates each write to a
+/// page that has one.
+pub const KVM_SPP_CAP_SW: u32 = 1 << 1;
 
 /// Exit reason of a denied write; payload [`SppExit`].
 pub const KVM_EXIT_SPP: u32 = 0x5350_0001;
@@ -49,6 +54,12 @@ pub const KVM_SPP_EXIT_INSN_LEN_VALID: u64 = 1 << 2;
 /// [`SppExit::flags`]: the write was made to deliver an event to the guest,
 /// which the next `KVM_RUN` delivers again. Moving RIP does not skip it.
 pub const KVM_SPP_EXIT_EVENT_DELIVERY: u64 = 1 << 3;
+/// [`SppExit::flags`]: what was denied is setting an accessed or dirty flag of
+/// a guest paging structure; `gpa` is that of the entry, `gva` the address that
+/// was being translated.
+pub const KVM_SPP_EXIT_PAGE_WALK: u64 = 1 << 4;
+/// [`SppExit::flags`]: the denied write is that of a read-modify-write.
+pub const KVM_SPP_EXIT_READ: u64 = 1 << 5;
 
 /// [`SppExit::cause`]: the processor denied the write (EPT violation).
 pub const KVM_SPP_CAUSE_HARDWARE: u8 = 0;

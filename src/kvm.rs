@@ -16,8 +16,10 @@
 pub(crate) mod area;
 pub(crate) mod control;
 pub(crate) mod dev;
+pub(crate) mod emulator;
 pub(crate) mod entry;
 pub(crate) mod exits;
+pub(crate) mod guest;
 pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod msrs;
@@ -25,6 +27,7 @@ pub(crate) mod regs;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod setup;
+pub(crate) mod stepping;
 pub(crate) mod subpage;
 pub(crate) mod tlb;
 pub(crate) mod vcpu;

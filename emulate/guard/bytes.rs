@@ -22,13 +22,7 @@ impl Written {
     /// Of a fragment that has `before` bytes of the access before it, those whose bit is
     /// set in `bytes`, which tells the first 64 bytes of the access apart.
     pub(super) fn new(fragment: Fragment, before: u16, bytes: u64) -> Self {
-        let bits = match before {
-            0 => bytes,
-            // Ones come in from above: bytes beyond the first 64.
-            1..TOLD_APART => !(!bytes >> before),
-            _ => u64::MAX,
-        };
-        let bits = bits & first(fragment.len.into());
+        let bits = following(bytes, before) & first(fragment.len.into());
         Self { fragment, bits }
     }
 
@@ -68,6 +62,17 @@ impl Written {
     /// How many bytes come before the first written one.
     fn from(self) -> u16 {
         self.bits.trailing_zeros() as u16
+    }
+}
+
+/// What `bytes`, which tells the first 64 bytes of an access apart, says of the first 64 of
+/// those that follow the first `before`.
+pub const fn following(bytes: u64, before: u16) -> u64 {
+    match before {
+        0 => bytes,
+        // Ones come in from above: bytes beyond the first 64.
+        1..TOLD_APART => !(!bytes >> before),
+        _ => u64::MAX,
     }
 }
 

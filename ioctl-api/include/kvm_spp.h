@@ -14,13 +14,16 @@
 
 /*
  * KVM_CHECK_EXTENSION: mask of KVM_SPP_CAP_*, 0 if not available.
- * KVM_ENABLE_CAP on the VM, flags and args 0, before the first vCPU:
- * EINVAL for other arguments, ENODEV without hardware, EBUSY with a vCPU.
+ * KVM_ENABLE_CAP on the VM, flags 0, before the first vCPU; args[0] is one of
+ * KVM_SPP_CAP_*, or 0 for the best there is: EINVAL for other arguments,
+ * ENODEV if what is asked for is not available, EBUSY with a vCPU.
  */
 #define KVM_CAP_SPP			0x53500001
 
 /* The processor checks the maps. */
 #define KVM_SPP_CAP_HW			(1 << 0)
+/* The module checks the maps: it emulates each write to a page with a map. */
+#define KVM_SPP_CAP_SW			(1 << 1)
 
 /* for KVM_SPP_SET_MAPS and KVM_SPP_GET_MAPS, on the VM */
 struct kvm_spp_maps {
@@ -50,6 +53,13 @@ struct kvm_spp_maps {
 #define KVM_SPP_EXIT_INSN_LEN_VALID	(1ULL << 2)
 /* The write delivers an event, which the next KVM_RUN delivers again. */
 #define KVM_SPP_EXIT_EVENT_DELIVERY	(1ULL << 3)
+/*
+ * The write sets an accessed or dirty flag of a guest paging structure: gpa is
+ * that of the entry, gva the address that was being translated.
+ */
+#define KVM_SPP_EXIT_PAGE_WALK		(1ULL << 4)
+/* The write is that of a read-modify-write. */
+#define KVM_SPP_EXIT_READ		(1ULL << 5)
 
 /* kvm_spp_exit.cause; more may be added */
 #define KVM_SPP_CAUSE_HARDWARE		0

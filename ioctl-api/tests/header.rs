@@ -199,9 +199,10 @@ fn our_own_header_matches() {
     }
     constants! {
         number: KVM_SPP_SET_MAPS KVM_SPP_GET_MAPS;
-        subpage: KVM_CAP_SPP KVM_SPP_CAP_HW KVM_EXIT_SPP KVM_SPP_MAX_PAGES
+        subpage: KVM_CAP_SPP KVM_SPP_CAP_HW KVM_SPP_CAP_SW KVM_EXIT_SPP KVM_SPP_MAX_PAGES
             KVM_SPP_EXIT_GVA_VALID KVM_SPP_EXIT_SIZE_VALID KVM_SPP_EXIT_INSN_LEN_VALID
-            KVM_SPP_EXIT_EVENT_DELIVERY KVM_SPP_CAUSE_HARDWARE KVM_SPP_CAUSE_EMULATED;
+            KVM_SPP_EXIT_EVENT_DELIVERY KVM_SPP_EXIT_PAGE_WALK KVM_SPP_EXIT_READ
+            KVM_SPP_CAUSE_HARDWARE KVM_SPP_CAUSE_EMULATED;
     }
     macro_rules! claim {
         ($($ours:ident $theirs:ident { $($field:ident),* })*) => { $(

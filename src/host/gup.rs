@@ -8,9 +8,13 @@ use core::ptr::{
     null_mut,
     NonNull, //
 };
-use ept::Hpa;
+use ept::{
+    Hpa,
+    PAGE_SIZE, //
+};
 use kernel::{
     bindings,
+    ffi::c_void,
     prelude::*, //
 };
 
@@ -71,6 +75,81 @@ impl HostPage {
     pub(crate) fn mark_dirty(&self) {
         // SAFETY: `page` is valid by the type invariant.
         unsafe { shim::kvm_spp_mark_page_dirty(self.page.as_ptr()) };
+    }
+
+    /// Stores `data` at byte `offset` of the page: of the first 64 bytes those whose bit
+    /// is set in `bytes`, further ones always. Nothing happens where they do not fit.
+    ///
+    /// The caller holds the lock of [`HostPage::mark_dirty`] and has made sure there
+    /// that the guest may write the bytes.
+    pub(crate) fn store(&self, offset: u16, data: &[u8], bytes: u64) {
+        let offset = u32::from(offset);
+        if !self.writable || offset as usize + data.len() > PAGE_SIZE as usize {
+            return;
+        }
+        let len = data.len() as u32;
+        // SAFETY: `page` is valid by the type invariant, the bytes lie in it, and
+        // `data` has `len` of them. Others access guest memory at the same time: the
+        // shim's stores are as good as a processor's.
+        unsafe {
+            shim::kvm_spp_page_store(
+                self.page.as_ptr(),
+                offset,
+                data.as_ptr().cast::<c_void>(),
+                len,
+                bytes,
+            );
+        }
+        self.mark_dirty();
+    }
+
+    /// Puts `new` where `old` is, at once for all CPUs; `None` where no access of the
+    /// processor can do that, because of the length or the address. The caller is as for
+    /// [`HostPage::store`].
+    pub(crate) fn exchange(&self, offset: u16, old: &[u8], new: &[u8]) -> Option<bool> {
+        let offset = u32::from(offset);
+        if !self.writable
+            || old.len() != new.len()
+            || offset as usize + new.len() > PAGE_SIZE as usize
+        {
+            return None;
+        }
+        // SAFETY: `page` is valid by the type invariant, the bytes lie in it, and `old`
+        // and `new` have `len` of them each.
+        let done = unsafe {
+            shim::kvm_spp_page_exchange(
+                self.page.as_ptr(),
+                offset,
+                old.as_ptr().cast::<c_void>(),
+                new.as_ptr().cast::<c_void>(),
+                new.len() as u32,
+            )
+        };
+        if done < 0 {
+            return None;
+        }
+        self.mark_dirty();
+        Some(done != 0)
+    }
+
+    /// Reads bytes of the page; zeroes where they do not fit.
+    pub(crate) fn load(&self, offset: u16, out: &mut [u8]) {
+        let offset = u32::from(offset);
+        if offset as usize + out.len() > PAGE_SIZE as usize {
+            out.fill(0);
+            return;
+        }
+        let len = out.len() as u32;
+        // SAFETY: `page` is valid by the type invariant, the bytes lie in it, and `out`
+        // has room for them. Torn reads are the guest's own doing.
+        unsafe {
+            shim::kvm_spp_page_load(
+                self.page.as_ptr(),
+                offset,
+                out.as_mut_ptr().cast::<c_void>(),
+                len,
+            );
+        }
     }
 
     /// Whether the process may write the page, so whether the guest may.

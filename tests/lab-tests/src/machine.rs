@@ -54,12 +54,24 @@ pub(crate) enum Stop {
     SetTpr,
     /// `KVM_RUN` failed with this error number.
     Error(i32),
-    /// An access to this address, which no memory slot has.
-    Mmio(u64),
-    /// Instruction bytes of one that would have to be emulated.
+    /// A read of so many bytes at an address that no memory slot has.
+    MmioRead(u64, usize),
+    /// A write of these bytes to such an address, or to read-only memory.
+    MmioWrite(u64, Vec<u8>),
+    /// Instruction bytes of one that nobody can emulate.
     Emulate(Vec<u8>),
     /// Anything else.
     Other(String),
+}
+
+impl Stop {
+    /// It is an access to a device at `gpa`.
+    pub(crate) fn is_mmio(&self, gpa: u64) -> bool {
+        match self {
+            Self::MmioRead(at, _) | Self::MmioWrite(at, _) => *at == gpa,
+            _ => false,
+        }
+    }
 }
 
 /// What delivery of an event has pushed.
@@ -95,6 +107,13 @@ pub(crate) fn program(mode: Mode, author: impl FnOnce(&mut CodeAssembler) -> Ass
 /// A VM with memory and nothing else.
 pub(crate) fn vm(lab: &Lab) -> Vm {
     Vm::open(lab.device(), MEMORY).expect("a VM")
+}
+
+/// The same with sub-page write permissions, or a skipped test.
+pub(crate) fn spp_vm(lab: &Lab) -> Vm {
+    let vm = vm(lab);
+    lab.enable_spp(&vm);
+    vm
 }
 
 /// `KVM_SET_USER_MEMORY_REGION` with all of a mapping.
@@ -138,10 +157,7 @@ impl Machine {
 
     /// The same with sub-page write permissions.
     pub(crate) fn spp(lab: &Lab, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Self {
-        lab.needs_spp();
-        let vm = vm(lab);
-        vm.enable_spp().expect("KVM_CAP_SPP");
-        Self::load(vm, program(Mode::Long, author))
+        Self::load(spp_vm(lab), program(Mode::Long, author))
     }
 
     /// Boots `program` in `vm`.
@@ -180,7 +196,8 @@ impl Machine {
             Ok(VcpuExit::Unsupported(ioctl_api::subpage::KVM_EXIT_SPP)) => {
                 Stop::Spp(self.payload())
             }
-            Ok(VcpuExit::MmioRead(gpa, _)) | Ok(VcpuExit::MmioWrite(gpa, _)) => Stop::Mmio(gpa),
+            Ok(VcpuExit::MmioRead(gpa, data)) => Stop::MmioRead(gpa, data.len()),
+            Ok(VcpuExit::MmioWrite(gpa, data)) => Stop::MmioWrite(gpa, data.to_vec()),
             Ok(VcpuExit::InternalError) => self.internal_error(),
             Ok(other) => Stop::Other(format!("{other:?}")),
             Err(error) => {
@@ -243,16 +260,6 @@ impl Machine {
         match self.run() {
             Stop::Spp(exit) => exit,
             other => panic!("KVM_EXIT_SPP expected, not {other:x?}"),
-        }
-    }
-
-    /// Whether the guest stopped at an instruction that accesses `gpa` outside of
-    /// all memory slots: KVM emulates it, the module hands over its bytes.
-    pub(crate) fn is_unbacked(&self, stop: &Stop, gpa: u64) -> bool {
-        match stop {
-            Stop::Mmio(address) => *address == gpa,
-            Stop::Emulate(bytes) => *bytes == self.read(self.regs().rip, bytes.len()),
-            _ => false,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod area;
 mod coexist;
+mod emulate;
 mod host;
 mod hotplug;
 mod ktap;
@@ -47,6 +48,7 @@ fn tests() -> Vec<Test> {
     [
         smp::TESTS,
         protect::TESTS,
+        emulate::TESTS,
         slots::TESTS,
         mmu::TESTS,
         uffd::TESTS,
