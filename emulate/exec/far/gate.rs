@@ -176,7 +176,8 @@ fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate) -> Result<Image, Stop>
 pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<u64, Stop> {
     let gva = stack.slot(guest.cpu, n, size).ok_or(Exception::ss(0))?;
     crate::segment::aligned(guest.cpu, gva, size.into())?;
-    operand::load(guest, gva, size)
+    let source = guest.prepare_read(gva, size.into(), false)?;
+    operand::load(guest, &source, size)
 }
 
 /// Prepares the frame with the rights of the level that it is for.
