@@ -2,6 +2,8 @@
 
 //! The registers of a virtual CPU that an instruction depends on and changes.
 
+use ept::Gva;
+
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
@@ -162,6 +164,19 @@ impl Cpu {
     /// 64-bit mode.
     pub const fn long(&self) -> bool {
         matches!(self.code, CodeSize::Bits64)
+    }
+
+    /// The linear address `bytes` further on: they have 64 bits in 64-bit mode and 32
+    /// elsewhere. But tables of the processor's own may lie above also in compatibility
+    /// mode (SDM 3A 5.2.1).
+    pub const fn linear(&self, gva: Gva, bytes: u64) -> Gva {
+        let next = gva.get().wrapping_add(bytes);
+        let above = self.paging.long_mode() && gva.get() > 0xffff_ffff;
+        if self.long() || above {
+            Gva::new(next)
+        } else {
+            Gva::new(next & 0xffff_ffff)
+        }
     }
 
     /// CR0.PE is 1 and RFLAGS.VM is 0.

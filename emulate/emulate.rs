@@ -7,8 +7,8 @@
 //!   CS.base + RIP --> linear address --paging--> guest-physical --GuestPhys--> bytes
 //! ```
 //!
-//! Everything here only reads: a walk sets no accessed or dirty flag. The crate
-//! knows nothing of EPT, sub-pages or VMX.
+//! What it writes, the accessed and dirty flags of its walks included, goes through
+//! [`guard`]. The crate knows nothing of EPT or VMX.
 #![cfg_attr(not(MODULE), no_std)]
 #![forbid(unsafe_code)]
 
@@ -52,3 +52,6 @@ pub trait GuestPhys {
 #[cfg(test)]
 #[path = "tests/memory.rs"]
 mod memory;
+#[cfg(test)]
+#[path = "tests/model.rs"]
+mod model;

@@ -24,6 +24,7 @@ use super::{
         Vm, //
     }, //
 };
+use crate::host::shim;
 use crate::vmx::{
     fpu::{
         put,
@@ -31,6 +32,7 @@ use crate::vmx::{
     },
     window::Current, //
 };
+use emulate::paging::Paging;
 use ioctl_api::{
     regs::{
         Debugregs,
@@ -322,8 +324,9 @@ impl Guest {
         emulate::fetch::CodeLocation {
             rip: self.rip,
             cs_base: cs.base,
+            cs_limit: cs.limit,
             long: control.long_mode() && cs.long(),
-            paging: emulate::paging::Paging {
+            paging: Paging {
                 cr0: control.cr0.bits(),
                 cr3: control.cr3,
                 cr4: control.cr4.bits(),
@@ -332,6 +335,7 @@ impl Guest {
                 user: SS.read(vmcs).dpl() == 3,
                 ac: self.rflags >> 18 & 1 != 0,
                 pkru: 0,
+                reserved_address: Paging::reserved_address(shim::kvm_spp_phys_bits()),
             },
         }
     }

@@ -110,7 +110,8 @@ pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> 
 /// The bytes at RIP, as far as they can be read, and how many they are.
 fn instruction(vm: &Vm, state: &mut State) -> Result<([u8; 15], u8)> {
     let at = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.code_location(vmcs))?;
-    Ok(emulate::fetch::instruction(&mut GuestMemory::new(vm), &at))
+    let fetched = emulate::fetch::instruction(&mut GuestMemory::new(vm), &at);
+    Ok((fetched.bytes, fetched.len))
 }
 
 /// Reads guest memory for page walks and fetches, through the VMM's mapping.
