@@ -24,6 +24,7 @@ pub mod insn;
 pub mod journal;
 pub mod op;
 pub mod paging;
+pub mod segment;
 pub mod stop;
 
 use ept::Gpa;
