@@ -199,20 +199,29 @@ impl Aim<'_> {
     /// An offset in a segment where `len` bytes begin, near a boundary mostly.
     fn offset(&mut self, seg: Seg, len: u64, aligned: bool) -> u64 {
         let segment = *self.cpu.segment(seg);
-        if !self.cpu.long() && self.rng.chance(25) {
+        if !self.cpu.long() && self.rng.chance(12) {
             if let Some(offset) = self.edge(&segment, len) {
                 return offset;
             }
         }
-        let mut address = self.address(len);
-        if aligned && self.rng.chance(75) {
-            address &= !len.next_power_of_two().wrapping_sub(1);
+        let mut offset = 0;
+        // Most of what is outside of the segment is drawn again.
+        for _ in 0..6 {
+            let mut address = self.address(len);
+            if aligned && self.rng.chance(75) {
+                address &= !len.next_power_of_two().wrapping_sub(1);
+            }
+            offset = match (self.cpu.long(), seg) {
+                (true, Seg::Fs | Seg::Gs) => return address.wrapping_sub(segment.base),
+                (true, _) => return address,
+                (false, _) => address.wrapping_sub(segment.base) & mask(4),
+            };
+            let last = offset.wrapping_add(len).wrapping_sub(1);
+            if !allowed::faults(&segment, offset) && !allowed::faults(&segment, last) {
+                break;
+            }
         }
-        match (self.cpu.long(), seg) {
-            (true, Seg::Fs | Seg::Gs) => address.wrapping_sub(segment.base),
-            (true, _) => address,
-            (false, _) => address.wrapping_sub(segment.base) & mask(4),
-        }
+        offset
     }
 
     /// An offset near the limit of a segment that has one.

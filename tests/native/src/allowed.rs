@@ -152,8 +152,8 @@ pub fn operand(cpu: &Cpu, insn: &Insn) -> u64 {
     sum & mask(insn.addr_size)
 }
 
-/// An access that begins here cannot be made.
-fn faults(segment: &Segment, offset: u64) -> bool {
+/// An access to this offset cannot be made.
+pub fn faults(segment: &Segment, offset: u64) -> bool {
     let limit = u64::from(segment.limit);
     let beyond = match segment.expand_down() {
         true => offset <= limit || (!segment.big() && offset > 0xffff),

@@ -178,7 +178,11 @@ pub fn registers(
     for rule in rules {
         ignored |= rule.flags();
     }
-    let flags = (native.end.rflags ^ cpu.rflags) & FLAGS & !ignored;
+    let resume = match native.exception {
+        Some(_) => rflags::RF,
+        None => 0,
+    };
+    let flags = (native.end.rflags ^ cpu.rflags) & (FLAGS | resume) & !ignored;
     if flags != 0 {
         found.push(Difference::Flags(flags));
     }

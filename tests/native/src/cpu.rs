@@ -140,8 +140,9 @@ impl Processor {
         self.state.xfeatures()
     }
 
-    /// The XSAVE area that the last run with vector state stored.
-    pub fn xsave(&self) -> &[u8] {
+    /// The XSAVE area that the last run with vector state stored, as Intel's processors
+    /// have it.
+    pub fn xsave(&mut self) -> &[u8] {
         self.state.xsave_out()
     }
 

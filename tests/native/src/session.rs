@@ -41,6 +41,9 @@ pub struct Session {
     pub stats: Stats,
 }
 
+/// A batch ends after so many failures: each of them is repeated.
+const ENOUGH: usize = 4;
+
 /// How thoroughly memory is compared after each case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Memory {
@@ -160,6 +163,9 @@ impl Session {
                     emulated,
                     differences,
                 });
+            }
+            if failures.len() == ENOUGH {
+                break;
             }
         }
         failures

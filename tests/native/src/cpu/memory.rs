@@ -40,12 +40,6 @@ impl Mapping {
         // test, which run when there is no borrow.
         unsafe { self.start.cast::<[u8; LEN]>().as_mut() }
     }
-
-    pub(super) fn peek<const LEN: usize>(&self) -> &[u8; LEN] {
-        assert!(LEN <= self.len);
-        // SAFETY: as for `bytes`.
-        unsafe { self.start.cast::<[u8; LEN]>().as_ref() }
-    }
 }
 
 fn map(

@@ -53,17 +53,37 @@ pub(super) const EXIT: u64 = STATE + offset_of!(Registers, exit) as u64;
 
 /// The mapping at [`STATE`].
 #[derive(Debug)]
-pub(super) struct State(Mapping);
+pub(super) struct State {
+    memory: Mapping,
+    places: [Place; 3],
+    found: Box<[u8; XSAVE_BYTES]>,
+}
+
+/// Where an XSAVE area has a component of AVX-512: on Intel's processors, whose areas
+/// everything but this file knows, and on this one.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    usual: usize,
+    here: usize,
+    len: usize,
+}
+
+/// Where AVX-512 begins, in Intel's areas and in AMD's.
+const USUAL: usize = 832;
 
 impl State {
     pub(super) fn new() -> Result<Self, String> {
-        let mut state = Self(Mapping::anonymous(STATE, STATE_BYTES)?);
+        let mut state = Self {
+            memory: Mapping::anonymous(STATE, STATE_BYTES)?,
+            places: [(5, 1088, 64), (6, 1152, 512), (7, 1664, 1024)].map(Place::new),
+            found: Box::new([0; XSAVE_BYTES]),
+        };
         state.registers().xfeatures = xfeatures()?;
         Ok(state)
     }
 
     fn registers(&mut self) -> &mut Registers {
-        let at: NonNull<Registers> = self.0.start().cast();
+        let at: NonNull<Registers> = self.memory.start().cast();
         // SAFETY: the mapping is aligned to a page, larger than `Registers`, zeroed, and
         // all its values are valid; the borrow of self is the only way to it, but for
         // `entry.s`, which runs when there is no borrow.
@@ -87,8 +107,12 @@ impl State {
 
     pub(super) fn prepare(&mut self, start: &Start<'_>) {
         if let Some(xsave) = start.xsave {
-            let area: &mut [u8; STATE_BYTES] = self.0.bytes();
-            area[XSAVE_IN as usize..][..xsave.len()].copy_from_slice(xsave);
+            let memory: &mut [u8; STATE_BYTES] = self.memory.bytes();
+            let area = &mut memory[XSAVE_IN as usize..][..XSAVE_BYTES];
+            area[..USUAL].copy_from_slice(&xsave[..USUAL]);
+            for Place { usual, here, len } in self.places {
+                area[here..][..len].copy_from_slice(&xsave[usual..][..len]);
+            }
         }
         let registers = self.registers();
         registers.gprs_in = start.gprs;
@@ -126,9 +150,41 @@ impl State {
         }
     }
 
-    pub(super) fn xsave_out(&self) -> &[u8] {
-        let area: &[u8; STATE_BYTES] = self.0.peek();
-        &area[XSAVE_OUT as usize..][..XSAVE_BYTES]
+    pub(super) fn xsave_out(&mut self) -> &[u8] {
+        let memory: &mut [u8; STATE_BYTES] = self.memory.bytes();
+        let area = &memory[XSAVE_OUT as usize..][..XSAVE_BYTES];
+        self.found[..USUAL].copy_from_slice(&area[..USUAL]);
+        for Place { usual, here, len } in self.places {
+            self.found[usual..][..len].copy_from_slice(&area[here..][..len]);
+        }
+        &self.found[..]
+    }
+}
+
+impl Place {
+    /// CPUID leaf 0DH tells where a component is (SDM 1 13.2).
+    fn new((component, usual, len): (u32, usize, usize)) -> Self {
+        let mut here = 0u64;
+        // SAFETY: CPUID changes no more than these four registers, of which RBX must come
+        // back as it was.
+        unsafe {
+            asm!(
+                "xchg {here}, rbx",
+                "cpuid",
+                "xchg {here}, rbx",
+                here = inout(reg) here,
+                inout("eax") 0xdu32 => _,
+                inout("ecx") component => _,
+                out("edx") _,
+                options(nomem, nostack),
+            );
+        }
+        let fits = here != 0 && here as usize + len <= XSAVE_BYTES;
+        Self {
+            usual,
+            here: if fits { here as usize } else { usual },
+            len,
+        }
     }
 }
 
