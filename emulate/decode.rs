@@ -16,6 +16,7 @@
 mod cursor;
 mod entry;
 mod evex;
+mod evex_reads;
 mod modrm;
 mod one_byte;
 mod operand;
@@ -24,6 +25,7 @@ mod sse;
 mod three_byte;
 mod two_byte;
 mod vex;
+mod vex_reads;
 mod x87;
 mod xop;
 
@@ -54,3 +56,7 @@ pub fn decode(bytes: &[u8], code: CodeSize) -> Result<Insn, DecodeError> {
     let entry = one_byte::entry(&mut decoder, opcode)?;
     decoder.finish(&entry)
 }
+
+#[cfg(test)]
+#[path = "tests/decode/mod.rs"]
+mod tests;

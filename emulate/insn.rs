@@ -182,4 +182,15 @@ impl Insn {
             || matches!(self.src, Operand::Mem)
             || matches!(self.third, Operand::Mem)
     }
+
+    /// What it does to the explicit operand in memory.
+    pub const fn access(&self) -> MemAccess {
+        if matches!(self.dst, Operand::Mem) {
+            self.op.access()
+        } else if self.has_mem() {
+            MemAccess::Read
+        } else {
+            MemAccess::None
+        }
+    }
 }

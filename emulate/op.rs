@@ -50,6 +50,16 @@ macro_rules! ops {
     };
 }
 
+impl Op {
+    /// The decoder tells operands and sizes, not just the length.
+    pub const fn is_detailed(self) -> bool {
+        !matches!(
+            self,
+            Self::Unknown | Self::NoMemory | Self::Scatter | Self::OtherRead | Self::OtherWrite
+        )
+    }
+}
+
 ops! {
     // Of valid length, but nothing more is known.
     #[default]
@@ -173,7 +183,7 @@ ops! {
     Evex "EVEX stores" Write SingleStep,
     Kmov "KMOV (store)" Write SingleStep,
 
-    Xsave "XSAVE, XSAVEOPT, XSAVEC, XSAVES" Write SingleStep,
+    Xsave "XSAVE, XSAVEOPT, XSAVEC, XSAVES" ReadWrite SingleStep,
     Scatter "VPSCATTER, VSCATTER" Write Refused,
     Amx "AMX (TILESTORED, STTILECFG)" Write Refused,
     Enqcmd "ENQCMD, ENQCMDS" None Refused,

@@ -49,6 +49,8 @@ pub(super) enum At {
     Byte,
     /// Two bytes (I).
     Word,
+    /// Four bytes (I).
+    Dword,
     /// Two or four bytes as the operation is, sign-extended (I, J with z).
     Z,
     /// As many bytes as the operation has (I with v).
@@ -95,15 +97,17 @@ pub(super) enum Width {
     Vector(u8),
 }
 
-/// What VEX, EVEX and XOP fields must be.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+/// What VEX and EVEX fields must be; anything else is #UD.
+#[derive(Clone, Copy)]
 pub(super) struct Fields {
     /// vvvv names no register, and must be 1111b.
     pub(super) no_v: bool,
-    /// What vector length must be.
-    pub(super) len: Option<u8>,
+    /// The vector lengths that are valid: bit 0 for 128 bits, bit 1 for 256, bit 2 for 512.
+    pub(super) lens: u8,
     /// What W must be.
     pub(super) w: Option<bool>,
+    /// A mask register is valid.
+    pub(super) mask: bool,
 }
 
 /// An entry of an opcode map.
@@ -120,6 +124,8 @@ pub(super) struct Entry {
     pub(super) lock: bool,
     /// It touches memory even if no operand is memory.
     pub(super) implicit: bool,
+    /// A scalar: of vector registers only 16 bytes, whatever the length.
+    pub(super) scalar: bool,
     /// REP counts.
     pub(super) repeats: bool,
     pub(super) aligned: bool,
@@ -140,12 +146,14 @@ impl Entry {
             width: Width::Same,
             lock: false,
             implicit: false,
+            scalar: false,
             repeats: false,
             aligned: false,
             fields: Fields {
                 no_v: false,
-                len: None,
+                lens: 7,
                 w: None,
+                mask: false,
             },
             condition: 0,
             unit: None,
@@ -206,6 +214,11 @@ impl Entry {
         self
     }
 
+    pub(super) const fn scalar(mut self) -> Self {
+        self.scalar = true;
+        self
+    }
+
     pub(super) const fn implicit(mut self) -> Self {
         self.implicit = true;
         self
@@ -226,16 +239,19 @@ impl Entry {
         self
     }
 
-    /// Vector length 128, also where the manual writes LZ.
-    pub(super) const fn l0(mut self) -> Self {
-        self.fields.len = Some(0);
+    pub(super) const fn lens(mut self, lens: u8) -> Self {
+        self.fields.lens = lens;
         self
     }
 
+    /// Vector length 128, also where the manual writes LZ.
+    pub(super) const fn l0(self) -> Self {
+        self.lens(1)
+    }
+
     /// Vector length 256.
-    pub(super) const fn l1(mut self) -> Self {
-        self.fields.len = Some(1);
-        self
+    pub(super) const fn l1(self) -> Self {
+        self.lens(2)
     }
 
     pub(super) const fn w0(mut self) -> Self {
@@ -245,6 +261,10 @@ impl Entry {
 
     pub(super) const fn w1(mut self) -> Self {
         self.fields.w = Some(true);
+        self
+    }
+    pub(super) const fn masked(mut self) -> Self {
+        self.fields.mask = true;
         self
     }
 }

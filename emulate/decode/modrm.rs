@@ -84,7 +84,7 @@ impl Decoder<'_> {
         if base == 4 {
             let sib = self.cursor.u8()?;
             let index = sib >> 3 & 7 | self.prefixes.index;
-            mem.index = (index != 4 || self.vsib).then_some(index);
+            mem.index = (index != 4).then_some(index);
             mem.scale = 1 << (sib >> 6);
             base = sib & 7;
         }

@@ -17,7 +17,7 @@ pub(super) struct Vex {
     pub(super) v: u8,
     /// The register that they name in this mode.
     pub(super) register: u8,
-    /// 0 is 128 bits, 1 is 256, 2 is 512.
+    /// 0 is 128 bits, 1 is 256, 2 is 512; 3 is valid for scalars.
     pub(super) len: u8,
     /// The mandatory prefix.
     pub(super) pp: Pp,
@@ -31,8 +31,6 @@ pub(super) struct Decoder<'a> {
     pub(super) code: CodeSize,
     pub(super) prefixes: Prefixes,
     pub(super) vex: Option<Vex>,
-    /// SIB.index is a vector register.
-    pub(super) vsib: bool,
     /// What an 8-bit displacement counts in.
     pub(super) unit: u16,
     /// The last byte of the opcode.
@@ -47,7 +45,6 @@ impl<'a> Decoder<'a> {
             code,
             prefixes,
             vex: None,
-            vsib: false,
             unit: 1,
             opcode: 0,
             modrm: None,
@@ -149,6 +146,7 @@ impl<'a> Decoder<'a> {
             At::SignedByte => self.cursor.signed(1)?,
             At::Byte => i64::from(self.cursor.u8()?),
             At::Word => i64::from(self.cursor.u16()?),
+            At::Dword => self.cursor.signed(4)?,
             At::Z => self.cursor.signed(insn.size.min(4))?,
             At::V => self.cursor.signed(insn.size)?,
             At::Level => {
@@ -205,7 +203,9 @@ impl<'a> Decoder<'a> {
     /// Bytes of a vector register in use; 0 if `entry` names none.
     fn vector_len(&self, entry: &Entry) -> u8 {
         let vector = |at| matches!(at, At::Vec | At::VecRm | At::VecReg | At::VecV);
-        if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
+        if entry.scalar {
+            16
+        } else if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
             16 << self.vex.map_or(0, |vex| vex.len & 3)
         } else {
             0
@@ -219,7 +219,7 @@ impl<'a> Decoder<'a> {
         };
         let fields = &entry.fields;
         !(fields.no_v && vex.v != 0)
-            && fields.len.is_none_or(|len| len == vex.len)
+            && fields.lens >> (vex.len & 3) & 1 != 0
             && fields.w.is_none_or(|w| w == vex.w)
     }
 
@@ -256,15 +256,19 @@ impl<'a> Decoder<'a> {
         if insn.has_mem() {
             insn.mem_size = self.width(entry.width, insn.size, insn.vector_len);
         } else if !entry.implicit {
-            return Ok(Insn {
-                op: Op::NoMemory,
-                len: insn.len,
-                ..Insn::default()
-            });
+            insn.op = Op::NoMemory;
         }
         if entry.repeats {
             insn.rep = self.prefixes.rep;
         }
-        Ok(insn)
+        Ok(if insn.op.is_detailed() {
+            insn
+        } else {
+            Insn {
+                op: insn.op,
+                len: insn.len,
+                ..Insn::default()
+            }
+        })
     }
 }

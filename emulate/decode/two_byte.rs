@@ -7,6 +7,7 @@ use super::operand::Decoder;
 use super::prefix::Pp;
 use super::{sse, three_byte, DecodeError};
 use crate::op::Op;
+use Pp::{Np, F2, F3, P66};
 
 const B: Size = Size::Fixed(1);
 const V: Size = Size::V;
@@ -21,7 +22,7 @@ pub(super) fn entry(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
         0x00..=0x0f => system(d, opcode),
         0x18..=0x1f => hints(d, opcode),
         0x20..=0x23 => control(d, opcode),
-        0x30..=0x3f => counters(opcode),
+        0x30..=0x3f => counters(d, opcode),
         0x40..=0x4f => Ok(Entry::new(Op::Cmovcc, V, At::Reg, At::Rm).condition(opcode)),
         0x80..=0x8f => Ok(Entry::new(Op::NoMemory, Size::F64, At::None, At::Z)),
         0x90..=0x9f => Ok(Entry::new(Op::Setcc, B, At::Rm, At::None).condition(opcode)),
@@ -51,7 +52,7 @@ fn system(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
         0x05..=0x09 | 0x0e => Entry::NONE,
         // PREFETCH, PREFETCHW.
         0x0d => Entry::HINT,
-        // 3DNow!: the opcode comes last.
+        // 3DNow!: the opcode comes last. No Intel processor has it.
         0x0f => Entry::READ.byte(),
         _ => return Err(DecodeError::Undefined),
     })
@@ -67,7 +68,7 @@ fn segments(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
         // VERR, VERW: they read a descriptor.
         4 | 5 => Entry::READ.implicit(),
         // LKGS.
-        6 if d.long() && d.prefixes.mandatory() == Pp::F2 => {
+        6 if d.long() && d.prefixes.mandatory() == F2 => {
             Entry::new(Op::LoadSreg, Size::Fixed(2), At::Rm, At::None).implicit()
         }
         _ => return Err(DecodeError::Undefined),
@@ -82,12 +83,12 @@ fn tables(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
         4 => Entry::new(Op::Smsw, V, At::Rm, At::None).bytes(2),
         // LMSW.
         6 => Entry::new(Op::SystemLoad, Size::Fixed(2), At::Rm, At::None),
-        _ if modrm.is_reg() => return group7(d, modrm.0),
+        _ if modrm.is_reg() => group7(d, modrm.0),
         0 => table(Op::Sgdt),
         1 => table(Op::Sidt),
         2 | 3 => table(Op::SystemLoad),
         // RSTORSSP.
-        5 if d.prefixes.mandatory() == Pp::F3 => shadow_stack(),
+        5 if d.prefixes.mandatory() == F3 => shadow_stack(),
         5 => return Err(DecodeError::Undefined),
         // INVLPG.
         _ => Entry::HINT,
@@ -98,31 +99,59 @@ const fn shadow_stack() -> Entry {
     Entry::new(Op::ShadowStack, Size::Fixed(8), At::Mem, At::None)
 }
 
+/// What of group 7 exists only in 64-bit mode.
+const fn is_long_only(modrm: u8, pp: Pp) -> bool {
+    matches!(
+        (modrm, pp),
+        (0xf8, _)
+            | (0xc7, Np)
+            | (0xcd..=0xcf, P66)
+            | (0xc6 | 0xca, F2 | F3)
+            | (0xec..=0xef | 0xfd, F3)
+            | (0xfe, F2 | F3)
+            | (0xff, F3)
+    )
+}
+
 /// Group 7 with a register: ModRM is part of the opcode.
-fn group7(d: &Decoder<'_>, modrm: u8) -> Result<Entry, DecodeError> {
-    let write = Entry::implied(Op::OtherWrite, V);
-    Ok(match (modrm, d.prefixes.mandatory()) {
+fn group7(d: &Decoder<'_>, modrm: u8) -> Entry {
+    let pp = d.prefixes.mandatory();
+    if !d.long() && is_long_only(modrm, pp) {
+        return Entry::UNKNOWN;
+    }
+    match (modrm, pp) {
         // SETSSBSY, SAVEPREVSSP.
-        (0xe8 | 0xea, Pp::F3) => Entry::implied(Op::ShadowStack, V),
+        (0xe8 | 0xea, F3) => Entry::implied(Op::ShadowStack, V),
         // ERETS, ERETU, UIRET.
-        (0xca, Pp::F2 | Pp::F3) | (0xec, Pp::F3) => Entry::implied(Op::Iret, V),
-        // ENCLV, RDMSRLIST, PBNDKB, ENCLS, ENCLU.
-        (0xc0 | 0xc7 | 0xcf | 0xd7, Pp::Np) | (0xc6, Pp::F2) => write,
-        // VMRUN, VMSAVE, SKINIT, CLZERO.
-        (0xd8 | 0xdb | 0xde | 0xfc, _) => write,
-        // RMPADJUST, RMPUPDATE, PSMASH, PVALIDATE.
-        (0xfe | 0xff, Pp::F2 | Pp::F3) => write,
-        // WRMSRLIST, MONITOR, VMLOAD, MONITORX, RMPQUERY.
-        (0xc6 | 0xfd, Pp::F3) | (0xc8 | 0xda | 0xfa, _) => Entry::READ.implicit(),
-        _ => Entry::NONE,
-    })
+        (0xca, F2 | F3) | (0xec, F3) => Entry::implied(Op::Iret, V),
+        // ENCLV, PBNDKB, ENCLS, ENCLU, RDMSRLIST, VMRUN, VMSAVE, SKINIT, CLZERO, RMPADJUST,
+        // RMPUPDATE, PSMASH, PVALIDATE.
+        (0xc0 | 0xc7 | 0xcf | 0xd7, Np)
+        | (0xc6, F2)
+        | (0xd8 | 0xdb | 0xde | 0xfc, _)
+        | (0xfe | 0xff, F2 | F3) => Entry::implied(Op::OtherWrite, V),
+        // WRMSRLIST, RMPQUERY, MONITOR, MONITORX, VMLOAD.
+        (0xc6 | 0xfd, F3) | (0xc8 | 0xfa, Np) | (0xda, _) => Entry::READ.implicit(),
+        // VMX, PCONFIG, WRMSRNS, MWAIT, CLAC, STAC, XGETBV, XSETBV, VMFUNC, XEND, XTEST.
+        (0xc1..=0xc6 | 0xc9..=0xcb | 0xd0 | 0xd1 | 0xd4..=0xd6, Np)
+        // TDX.
+        | (0xcc..=0xcf, P66)
+        // VMMCALL, STGI, CLGI, INVLPGA, SWAPGS, RDTSCP.
+        | (0xd9 | 0xdc | 0xdd | 0xdf | 0xf8 | 0xf9, _)
+        // SERIALIZE, RDPKRU, WRPKRU, XSUSLDTRK, XRESLDTRK, user interrupts, MCOMMIT, MWAITX,
+        // RDPRU, INVLPGB, TLBSYNC.
+        | (0xe8 | 0xee | 0xef | 0xfb | 0xfd..=0xff, Np)
+        | (0xe8 | 0xe9, F2)
+        | (0xed..=0xef | 0xfa, F3) => Entry::NONE,
+        _ => Entry::UNKNOWN,
+    }
 }
 
 /// NOP, PREFETCHh, ENDBR and whatever else old processors take for a NOP; MPX.
 fn hints(d: &Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     Ok(match (opcode, d.prefixes.mandatory()) {
-        (0x1b, Pp::Np | Pp::P66) => Entry::new(Op::Bound, V, At::Rm, At::None),
-        (0x1a, Pp::Np | Pp::P66) => Entry::READ,
+        (0x1b, Np | P66) => Entry::new(Op::Bound, V, At::Rm, At::None),
+        (0x1a, Np | P66) => Entry::READ,
         _ => Entry::HINT,
     })
 }
@@ -141,12 +170,12 @@ fn control(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     }
 }
 
-const fn counters(opcode: u8) -> Result<Entry, DecodeError> {
+fn counters(d: &Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     match opcode {
         // WRMSR, RDTSC, RDMSR, RDPMC, SYSENTER, SYSEXIT.
         0x30..=0x35 => Ok(Entry::NONE),
         // GETSEC.
-        0x37 => Ok(Entry::implied(Op::OtherWrite, V)),
+        0x37 if d.prefixes.mandatory() == Np => Ok(Entry::implied(Op::OtherWrite, V)),
         _ => Err(DecodeError::Undefined),
     }
 }
@@ -179,15 +208,17 @@ fn states(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
     }
     let store = |op| Entry::new(op, V, At::Mem, At::None);
     Ok(match (modrm.reg(), d.prefixes.mandatory()) {
-        (0, Pp::Np) => store(Op::Fxsave).bytes(512),
-        (3, Pp::Np) => store(Op::Stmxcsr).bytes(4),
-        (4 | 6, Pp::Np) => store(Op::Xsave).bytes(0),
-        // FXRSTOR, LDMXCSR, XRSTOR, PTWRITE.
-        (1 | 2 | 5, Pp::Np) | (4, Pp::F3) => Entry::READ,
+        (0, Np) => store(Op::Fxsave).bytes(512),
+        (3, Np) => store(Op::Stmxcsr).bytes(4),
+        (4 | 6, Np) => store(Op::Xsave).bytes(0),
+        // FXRSTOR, LDMXCSR, XRSTOR.
+        (1 | 2 | 5, Np) => Entry::READ,
+        // PTWRITE.
+        (4, F3) if !d.prefixes.operand => Entry::READ,
         // CLFLUSH, CLFLUSHOPT, CLWB.
-        (7, Pp::Np | Pp::P66) | (6, Pp::P66) => Entry::HINT,
+        (7, Np | P66) | (6, P66) => Entry::HINT,
         // CLRSSBSY.
-        (6, Pp::F3) => shadow_stack(),
+        (6, F3) => shadow_stack(),
         _ => return Err(DecodeError::Undefined),
     })
 }
@@ -196,18 +227,22 @@ fn states(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
 fn fences(d: &Decoder<'_>, reg: u8) -> Result<Entry, DecodeError> {
     match (reg, d.prefixes.mandatory()) {
         // RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE.
-        (0..=3, Pp::F3) if d.long() => Ok(Entry::NONE),
+        (0..=3, F3) if d.long() => Ok(Entry::NONE),
         // INCSSP.
-        (5, Pp::F3) => Ok(Entry::implied(Op::ShadowStack, V)),
-        // PTWRITE; fences; UMONITOR, TPAUSE, UMWAIT.
-        (4, Pp::F3) | (5..=7, Pp::Np) | (6, Pp::F3 | Pp::P66 | Pp::F2) => Ok(Entry::NONE),
+        (5, F3) => Ok(Entry::implied(Op::ShadowStack, V)),
+        // PTWRITE.
+        (4, F3) if !d.prefixes.operand => Ok(Entry::NONE),
+        // UMONITOR.
+        (6, F3) => Ok(Entry::READ.implicit()),
+        // Fences; TPAUSE, UMWAIT.
+        (5..=7, Np) | (6, P66 | F2) => Ok(Entry::NONE),
         _ => Err(DecodeError::Undefined),
     }
 }
 
 fn exchange(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     let size = by_parity(opcode);
-    let f3 = d.prefixes.mandatory() == Pp::F3;
+    let f3 = d.prefixes.mandatory() == F3;
     let load = |op| Entry::new(op, V, At::Reg, At::Rm);
     Ok(match opcode {
         0xb0 | 0xb1 => Entry::new(Op::Cmpxchg, size, At::Rm, At::Reg).lock(),
@@ -248,9 +283,7 @@ fn bit_immediate(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
 fn add_and_swap(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     Ok(match opcode {
         0xc0 | 0xc1 => Entry::new(Op::Xadd, by_parity(opcode), At::Rm, At::Reg).lock(),
-        0xc3 if d.prefixes.mandatory() == Pp::Np => {
-            Entry::new(Op::Movnti, Size::Y, At::Mem, At::Reg)
-        }
+        0xc3 if d.prefixes.mandatory() == Np => Entry::new(Op::Movnti, Size::Y, At::Mem, At::Reg),
         0xc3 => return Err(DecodeError::Undefined),
         0xc7 => return group9(d),
         // BSWAP.
@@ -269,17 +302,17 @@ fn group9(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
         }
         (1, false) => entry(Op::Cmpxchg8b).lock(),
         // XRSTORS.
-        (3, false) if pp == Pp::Np => Entry::READ,
-        (4 | 5, false) if pp == Pp::Np => entry(Op::Xsave).bytes(0),
+        (3, false) if pp == Np => Entry::READ,
+        (4 | 5, false) if pp == Np => entry(Op::Xsave).bytes(0),
         // VMPTRLD, VMCLEAR, VMXON.
-        (6, false) if pp != Pp::F2 => entry(Op::Vmx),
+        (6, false) if pp != F2 => entry(Op::Vmx),
         // VMPTRST.
-        (7, false) if pp == Pp::Np => entry(Op::Vmx),
+        (7, false) if pp == Np => entry(Op::Vmx),
         // SENDUIPI.
-        (6, true) if pp == Pp::F3 && d.long() => Entry::implied(Op::OtherWrite, V),
+        (6, true) if pp == F3 && d.long() => Entry::implied(Op::OtherWrite, V),
         // RDRAND, RDSEED, RDPID.
-        (6, true) if matches!(pp, Pp::Np | Pp::P66) => Entry::NONE,
-        (7, true) if pp != Pp::F2 => Entry::NONE,
+        (6, true) if matches!(pp, Np | P66) => Entry::NONE,
+        (7, true) if pp != F2 => Entry::NONE,
         _ => return Err(DecodeError::Undefined),
     })
 }

@@ -5,7 +5,7 @@
 use super::entry::{At, Entry, Size, Width};
 use super::operand::{Decoder, Vex};
 use super::prefix::Pp;
-use super::{one_byte, sse, three_byte, two_byte, DecodeError};
+use super::{one_byte, sse, three_byte, two_byte, vex_reads, DecodeError};
 use crate::insn::Rep;
 use crate::op::Op;
 use Pp::{Np, F2, F3, P66};
@@ -72,7 +72,8 @@ fn pp(d: &Decoder<'_>) -> Pp {
 fn map_0f(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     Ok(match (opcode, pp(d)) {
         // VZEROUPPER, VZEROALL.
-        (0x77, _) => Entry::NONE.no_v(),
+        (0x77, Np) => Entry::NONE.no_v(),
+        (0x77, _) => return Err(DecodeError::Undefined),
         (0x10, Np | P66) | (0x6f, F3) => sse::load(),
         (0x11, Np | P66) | (0x7f, F3) => sse::store(),
         (0x10 | 0x11, pp) => return scalar_move(d, opcode, pp),
@@ -90,10 +91,9 @@ fn map_0f(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
         (0xd6, P66) => sse::scalar_store(Op::ScalarStore, 8).l0(),
         (0xf0, F2) => sse::only_mem(sse::load()),
         (0xf7, P66) => sse::masked_store().l0(),
-        (0x91, pp @ (Np | P66)) => mask_store(d, pp),
+        (0x91, pp @ (Np | P66)) => return mask_store(d, pp),
         (0xae, Np) => return mxcsr(d),
-        (0x70..=0x73 | 0xc2 | 0xc4..=0xc6, _) => Entry::READ.byte(),
-        _ => Entry::READ,
+        (_, pp) => vex_reads::map_0f(d, opcode, pp)?,
     })
 }
 
@@ -117,17 +117,19 @@ const fn half_load(op: Op) -> Entry {
 }
 
 /// KMOV.
-fn mask_store(d: &Decoder<'_>, pp: Pp) -> Entry {
+fn mask_store(d: &Decoder<'_>, pp: Pp) -> Result<Entry, DecodeError> {
+    // There are eight mask registers.
+    if d.prefixes.reg != 0 {
+        return Err(DecodeError::Undefined);
+    }
     let bytes = match (pp, d.vex.is_some_and(|vex| vex.w)) {
         (Np, false) => 2,
         (_, false) => 1,
         (Np, true) => 8,
         (_, true) => 4,
     };
-    Entry::new(Op::Kmov, V, At::Mem, At::None)
-        .bytes(bytes)
-        .no_v()
-        .l0()
+    let store = Entry::new(Op::Kmov, V, At::Mem, At::None).bytes(bytes);
+    Ok(store.no_v().l0())
 }
 
 /// Group 15.
@@ -148,21 +150,31 @@ fn map_0f38(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
         (0x2e, P66) => masked_store(4).w0(),
         (0x2f, P66) => masked_store(8).w0(),
         (0x8e, P66) => masked_store(if d.prefixes.w { 8 } else { 4 }),
-        // TILESTORED, STTILECFG.
-        (0x4b, F3) => Entry::new(Op::Amx, V, At::Mem, At::None).no_v().l0().w0(),
-        (0x49, P66) => Entry::new(Op::Amx, V, At::Mem, At::None)
-            .bytes(64)
-            .no_v()
-            .l0()
-            .w0(),
+        (0x49 | 0x4b, pp) if d.long() => tile(d, opcode, pp)?,
         // CMPccXADD.
-        (0xe0..=0xef, P66) => Entry::new(Op::Rao, Size::Y, At::Mem, At::Reg).l0(),
-        (0x90..=0x93, P66) => {
-            d.vsib = true;
-            Entry::READ_MEM
-        }
-        _ => Entry::READ,
+        (0xe0..=0xef, P66) if d.long() => Entry::new(Op::Rao, Size::Y, At::Mem, At::Reg).l0(),
+        (_, pp) => vex_reads::map_0f38(d, opcode, pp)?,
     })
+}
+
+/// AMX: tile loads and stores want a SIB byte.
+fn tile(d: &mut Decoder<'_>, opcode: u8, pp: Pp) -> Result<Entry, DecodeError> {
+    let modrm = d.modrm()?;
+    let entry = match (opcode, pp, modrm.is_reg()) {
+        // STTILECFG, LDTILECFG.
+        (0x49, P66, false) if modrm.reg() == 0 => {
+            Entry::new(Op::Amx, V, At::Mem, At::None).bytes(64)
+        }
+        (0x49, Np, false) if modrm.reg() == 0 => Entry::READ,
+        // TILERELEASE, TILEZERO.
+        (0x49, Np, true) if modrm.0 == 0xc0 => Entry::REGISTER,
+        (0x49, F2, true) if modrm.rm() == 0 => Entry::REGISTER,
+        // TILESTORED; TILELOADD, TILELOADDT1.
+        (0x4b, F3, false) if modrm.rm() == 4 => Entry::new(Op::Amx, V, At::Mem, At::None).bytes(0),
+        (0x4b, P66 | F2, false) if modrm.rm() == 4 => Entry::READ,
+        _ => Entry::UNKNOWN,
+    };
+    Ok(entry.no_v().l0().w0())
 }
 
 /// VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ.
@@ -179,7 +191,7 @@ fn map_0f3a(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
         (0x19 | 0x39, P66) => extract(Width::Bytes(16)).l1(),
         // VCVTPS2PH.
         (0x1d, P66) => extract(Width::Vector(1)),
-        _ => Entry::READ.byte(),
+        (_, pp) => vex_reads::map_0f3a(opcode, pp),
     })
 }
 

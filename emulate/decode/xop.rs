@@ -19,10 +19,17 @@ pub(super) fn pop_or_xop(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
     let wvlp = d.cursor.u8()?;
     let map = vex::prefix(d, rxb, wvlp)?;
     d.opcode = d.cursor.u8()?;
+    let lwp = matches!((map, d.opcode), (9 | 10, 0x12));
+    let entry = if lwp {
+        // Lightweight profiling writes to buffers of its own.
+        Entry::new(Op::OtherWrite, Size::V, At::None, At::Rm).implicit()
+    } else {
+        Entry::READ
+    };
     Ok(match map {
-        8 => Entry::READ.byte(),
-        9 => Entry::READ,
-        10 => Entry::READ.third(At::Z),
+        8 => entry.byte(),
+        9 => entry,
+        10 => entry.third(At::Dword),
         _ => return Err(DecodeError::Undefined),
     })
 }
