@@ -92,7 +92,7 @@ fn permit(guest: &mut Guest<'_>, port: u16, size: u8) -> Result<(), Stop> {
 }
 
 fn tss_word(guest: &mut Guest<'_>, base: u64, offset: u64) -> Result<u16, Stop> {
-    let gva = guest.cpu.paging.linear(Gva::new(base), offset);
+    let gva = guest.cpu.linear(Gva::new(base), offset);
     let source = guest.prepare_read(gva, 2, true)?;
     Ok(operand::load(guest, &source, 2)? as u16)
 }
