@@ -29,6 +29,7 @@ pub mod paging;
 pub mod segment;
 mod stack;
 pub mod stop;
+pub mod task;
 mod xsave;
 
 use ept::Gpa;
