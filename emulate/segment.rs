@@ -22,7 +22,6 @@ use crate::insn::Seg;
 use crate::stop::Exception;
 
 const CR0_AM: u64 = 1 << 18;
-const CR4_LA57: u64 = 1 << 12;
 
 /// The linear address of `len` bytes at an offset in a segment.
 ///
@@ -39,7 +38,7 @@ pub fn linear(cpu: &Cpu, seg: Seg, offset: u64, len: u16, write: bool) -> Result
         };
         let first = base.wrapping_add(offset);
         let last = first.wrapping_add(u64::from(len).saturating_sub(1));
-        (canonical(cpu, first) && canonical(cpu, last)).then_some(first)
+        (cpu.paging.canonical(first) && cpu.paging.canonical(last)).then_some(first)
     } else {
         let offset = offset & mask(4);
         let typed = !cpu.protected() || allows(segment, write);
@@ -79,7 +78,7 @@ pub const fn checks_alignment(cpu: &Cpu) -> bool {
 /// #GP(0) if it is beyond the limit of CS or, in 64-bit mode, not canonical.
 pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
     let allowed = if cpu.long() {
-        canonical(cpu, rip)
+        cpu.paging.canonical(rip)
     } else {
         rip <= u64::from(cpu.segment(Seg::Cs).limit)
     };
@@ -88,16 +87,6 @@ pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
     } else {
         Err(Exception::gp(0))
     }
-}
-
-/// The upper bits of a linear address are copies of the highest one that is translated.
-pub const fn canonical(cpu: &Cpu, address: u64) -> bool {
-    let unused = if cpu.paging.cr4 & CR4_LA57 != 0 {
-        7
-    } else {
-        16
-    };
-    ((address << unused) as i64 >> unused) as u64 == address
 }
 
 /// Whether the type of a code or data segment allows the access. A segment register never

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Our decoder against iced-x86, and by rules of the manual.
+
+mod compare;
+mod disagreements;
+mod fuzz;
+mod generate;
+mod operands;
