@@ -6,12 +6,13 @@ use ept::Gva;
 
 use super::state::State;
 use super::Reason;
+use crate::cpu::gpr::RSP;
 use crate::cpu::{rflags, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::Seg;
 use crate::segment;
-use crate::stack::{null_stack, Stack, RSP};
+use crate::stack::{null_stack, Stack};
 use crate::stop::{Exception, Stop};
 
 /// All segment registers, in the order of a TSS.
