@@ -106,7 +106,7 @@ const fn allows(segment: &Segment, write: bool) -> bool {
 
 /// Whether the limit allows `len` bytes at an offset below 4 GBytes. With a limit of
 /// 4 GBytes there is nothing to exceed: accesses wrap (SDM 3A 5.3).
-fn within(segment: &Segment, offset: u64, len: u16) -> bool {
+pub(crate) fn within(segment: &Segment, offset: u64, len: u16) -> bool {
     let last = offset.wrapping_add(u64::from(len).saturating_sub(1));
     let limit = u64::from(segment.limit);
     if segment.expand_down() {
