@@ -18,13 +18,14 @@ mod gate;
 mod ret;
 
 use super::{next_rip, operand, retire_at, Done};
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, rflags, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor, Flag};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Seg};
 use crate::op::Op;
 use crate::segment;
-use crate::stack::{Pushed, Stack, RSP};
+use crate::stack::{Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 const CR4_CET: u64 = 1 << 23;
@@ -189,7 +190,7 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
 /// Checks an offset in a segment that is about to be CS.
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
     let inside = match cpu.paging.long_mode() && target.is_long() {
-        true => segment::canonical(cpu, offset),
+        true => cpu.paging.canonical(offset),
         false => offset <= target.limit().into(),
     };
     match inside {

@@ -14,12 +14,14 @@
 //! ```
 
 use super::{check_offset, set_code_segment, set_flag, Far, Image, Transfer};
+use crate::cpu::gpr::RSP;
 use crate::cpu::{Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor};
 use crate::exec::{next_rip, operand};
-use crate::guard::{Guest, Intent, Span};
+use crate::guard::{Guest, Intent, Source, Span};
 use crate::insn::{Insn, Seg};
-use crate::stack::{self, Pushed, Stack, RSP};
+use crate::segment;
+use crate::stack::{self, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 /// What is in a gate.
@@ -137,13 +139,17 @@ fn more_privilege(
         Exception::ss(error_code(selector, false))
     })?;
     check_offset(guest.cpu, target, gate.code.offset)?;
-    let image = frame(guest, insn, gate)?;
+    let old = Stack::current(guest.cpu);
+    for n in 0..gate.count {
+        let _ = prepare_slot(guest, &old, n, gate.size)?;
+    }
     let span = prepare_inner(guest, insn, &pushed, cpl)?;
     let code_accessed = target.prepare_accessed(guest)?;
     let stack_accessed = match &descriptor {
         Some(descriptor) => descriptor.prepare_accessed(guest)?,
         None => None,
     };
+    let image = frame(guest, insn, gate, &old)?;
     set_flag(guest, code_accessed)?;
     set_flag(guest, stack_accessed)?;
     guest.commit(span, image.bytes())?;
@@ -154,15 +160,14 @@ fn more_privilege(
 }
 
 /// What the new stack gets; the parameters are read from the old one.
-fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate) -> Result<Image, Stop> {
+fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate, old: &Stack) -> Result<Image, Stop> {
     let mut image = Image::new(gate.size);
     image.far(Far {
         selector: guest.cpu.segment(Seg::Cs).selector,
         offset: next_rip(guest, insn),
     });
-    let old = Stack::current(guest.cpu);
     for n in 0..gate.count {
-        let value = slot(guest, &old, n, gate.size)?;
+        let value = slot(guest, old, n, gate.size)?;
         image.slot(value);
     }
     image.far(Far {
@@ -172,11 +177,16 @@ fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate) -> Result<Image, Stop>
     Ok(image)
 }
 
-/// Reads slot `n` of a stack, counted from the stack pointer.
-pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<u64, Stop> {
+/// Looks up slot `n` of a stack, counted from the stack pointer.
+fn prepare_slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<Source, Stop> {
     let gva = stack.slot(guest.cpu, n, size).ok_or(Exception::ss(0))?;
-    crate::segment::aligned(guest.cpu, gva, size.into())?;
-    let source = guest.prepare_read(gva, size.into(), false)?;
+    segment::aligned(guest.cpu, gva, size.into())?;
+    guest.prepare_read(gva, size.into(), false)
+}
+
+/// Reads slot `n` of a stack.
+pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<u64, Stop> {
+    let source = prepare_slot(guest, stack, n, size)?;
     operand::load(guest, &source, size)
 }
 

@@ -13,11 +13,12 @@
 use super::{
     check_offset, gate::slot, is_mixed, set_code_segment, set_flag, set_real_code_segment,
 };
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{Insn, Seg};
-use crate::stack::{null_stack, Stack, RSP};
+use crate::stack::{null_stack, Stack};
 use crate::stop::{Exception, Stop};
 
 /// Real and virtual-8086 mode.
