@@ -12,7 +12,7 @@ use crate::insn::{CodeSize, Insn, Mem, Operand, Rep, Seg};
 use crate::op::Op;
 
 /// Operands of string instructions are implied in ours and operands in theirs.
-const fn is_string(op: Op) -> bool {
+pub(super) const fn is_string(op: Op) -> bool {
     matches!(
         op,
         Op::Movs | Op::Stos | Op::Lods | Op::Cmps | Op::Scas | Op::Ins | Op::Outs
