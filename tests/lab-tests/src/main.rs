@@ -10,6 +10,7 @@
 //!   spp                       sub-page write permissions
 //! ```
 
+mod emulate;
 mod events;
 mod exits;
 mod harness;
@@ -76,6 +77,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         &[modes::TESTS],
         exits::ALL,
         events::ALL,
+        emulate::ALL,
         spp::ALL,
     ]
     .into_iter()
