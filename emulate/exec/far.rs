@@ -195,6 +195,7 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
 }
 
 /// Checks an offset in a segment that is about to be CS.
+#[inline(never)]
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
     let inside = match cpu.paging.long_mode() && target.is_long() {
         true => cpu.paging.canonical(offset),
@@ -253,6 +254,7 @@ impl Transfer {
 }
 
 /// Loads CS; the RPL of its selector is the privilege level.
+#[inline(never)]
 fn set_code_segment(cpu: &mut Cpu, target: &Descriptor, cpl: u8) {
     let segment = target.segment();
     cpu.set_code_segment(Segment {

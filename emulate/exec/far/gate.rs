@@ -136,20 +136,27 @@ fn more_privilege(
     let selector = stack.segment.selector;
     let pushed = pushed.ok_or(Exception::ss(error_code(selector, false)))?;
     check_offset(guest.cpu, target, gate.code.offset)?;
-    let old = Stack::current(guest.cpu);
-    for n in 0..gate.count {
-        let _ = prepare_slot(guest, &old, n, gate.size)?;
-    }
+    check_parameters(guest, gate)?;
     let span = prepare_inner(guest, insn, &pushed, cpl)?;
     let mut flags = [None, None];
     prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
-    push_frame(guest, insn, gate, &old, span, &mut flags)?;
+    push_frame(guest, insn, gate, span, &mut flags)?;
     let cpu = &mut *guest.cpu;
     cpu.set_segment(Seg::Ss, stack.segment);
     cpu.set_gpr_sized(RSP, stack.width, pushed.pointer);
     set_code_segment(cpu, target, cpl);
     cpu.set_cpl(cpl);
     Ok(gate.code.offset)
+}
+
+/// Makes sure that the parameters can be read, before anything is read of a device.
+#[inline(never)]
+fn check_parameters(guest: &mut Guest<'_>, gate: &Gate) -> Result<(), Stop> {
+    let old = Stack::current(guest.cpu);
+    for n in 0..gate.count {
+        let _ = prepare_slot(guest, &old, n, gate.size)?;
+    }
+    Ok(())
 }
 
 /// Prepares the accessed flags of descriptors that are loaded together.
@@ -173,7 +180,6 @@ fn push_frame(
     guest: &mut Guest<'_>,
     insn: &Insn,
     gate: &Gate,
-    old: &Stack,
     span: Span,
     flags: &mut [Option<Flag>; 2],
 ) -> Result<(), Stop> {
@@ -183,8 +189,9 @@ fn push_frame(
         selector: guest.cpu.segment(Seg::Cs).selector,
         offset: next_rip(guest, insn),
     });
+    let old = Stack::current(guest.cpu);
     for n in 0..gate.count {
-        let value = slot(guest, old, n, gate.size)?;
+        let value = slot(guest, &old, n, gate.size)?;
         image.slot(value);
     }
     image.far(Far {
