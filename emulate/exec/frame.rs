@@ -90,7 +90,7 @@ pub(super) fn enter(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
         level => level.wrapping_add(1),
     };
     let total = u16::from(count).wrapping_mul(size.into());
-    let sp = pointer(guest.cpu);
+    let (sp, width) = (pointer(guest.cpu), guest.cpu.stack_size());
     let frame_pointer = below(guest.cpu, size.into());
     let space = insn.imm as u64 & 0xffff;
     let end = below(guest.cpu, space.wrapping_add(total.into()));
@@ -113,7 +113,8 @@ pub(super) fn enter(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
         } else if index == 0 {
             guest.cpu.gpr(RBP)
         } else {
-            frame_pointer
+            // All of it, also where the stack segment uses a half.
+            guest.cpu.gpr(RSP) & !mask(width) | frame_pointer
         };
         frame.push(value, size);
     }
