@@ -27,6 +27,8 @@ pub mod rflags {
     pub const OF: u64 = 1 << 11;
     /// Both bits of the I/O privilege level.
     pub const IOPL: u64 = 3 << 12;
+    /// The task was called by another one.
+    pub const NT: u64 = 1 << 14;
     /// Instruction breakpoints are off for one instruction.
     pub const RF: u64 = 1 << 16;
     /// Virtual-8086 mode.
@@ -134,6 +136,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// Control registers and what else translation depends on.
     pub paging: Paging,
+    /// XCR0: which registers software may use (SDM 3A 2.6).
+    pub xcr0: u64,
 }
 
 impl Cpu {

@@ -17,6 +17,8 @@ extern crate std;
 
 pub mod cpu;
 pub mod decode;
+mod descriptor;
+pub mod event;
 pub mod exec;
 pub mod fetch;
 pub mod guard;
@@ -25,7 +27,10 @@ pub mod journal;
 pub mod op;
 pub mod paging;
 pub mod segment;
+mod stack;
 pub mod stop;
+pub mod task;
+mod xsave;
 
 use ept::Gpa;
 
@@ -50,6 +55,9 @@ pub trait GuestPhys {
     }
 }
 
+#[cfg(test)]
+#[path = "tests/machine.rs"]
+mod machine;
 #[cfg(test)]
 #[path = "tests/memory.rs"]
 mod memory;

@@ -38,7 +38,7 @@ pub fn linear(cpu: &Cpu, seg: Seg, offset: u64, len: u16, write: bool) -> Result
         };
         let first = base.wrapping_add(offset);
         let last = first.wrapping_add(u64::from(len).saturating_sub(1));
-        (cpu.paging.canonical(first) && cpu.paging.canonical(last)).then_some(first)
+        (canonical(cpu, first) && canonical(cpu, last)).then_some(first)
     } else {
         let offset = offset & mask(4);
         let typed = !cpu.protected() || allows(segment, write);
@@ -78,7 +78,7 @@ pub const fn checks_alignment(cpu: &Cpu) -> bool {
 /// #GP(0) if it is beyond the limit of CS or, in 64-bit mode, not canonical.
 pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
     let allowed = if cpu.long() {
-        cpu.paging.canonical(rip)
+        canonical(cpu, rip)
     } else {
         rip <= u64::from(cpu.segment(Seg::Cs).limit)
     };
@@ -87,6 +87,11 @@ pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
     } else {
         Err(Exception::gp(0))
     }
+}
+
+/// The upper bits of a linear address are copies of the highest one that is translated.
+pub const fn canonical(cpu: &Cpu, address: u64) -> bool {
+    cpu.paging.canonical(address)
 }
 
 /// Whether the type of a code or data segment allows the access. A segment register never
@@ -101,7 +106,7 @@ const fn allows(segment: &Segment, write: bool) -> bool {
 
 /// Whether the limit allows `len` bytes at an offset below 4 GBytes. With a limit of
 /// 4 GBytes there is nothing to exceed: accesses wrap (SDM 3A 5.3).
-fn within(segment: &Segment, offset: u64, len: u16) -> bool {
+pub(crate) fn within(segment: &Segment, offset: u64, len: u16) -> bool {
     let last = offset.wrapping_add(u64::from(len).saturating_sub(1));
     let limit = u64::from(segment.limit);
     if segment.expand_down() {
