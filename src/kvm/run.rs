@@ -115,18 +115,25 @@ fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>
     match Exit::decode(&state.guest.exit) {
         Exit::EptViolation(violation) => violation::resolve(vm, state, &violation),
         Exit::Io(io) if io.string => violation::emulation_failure(vm, state).map(Some),
-        Exit::Io(io) => Ok(Some(begin_io(area, &mut state.guest, io))),
+        Exit::Io(io) => Ok(begin_io(vm, area, &mut state.guest, io)),
         _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
     }
 }
 
-/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it.
-fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
+/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it. An OUT
+/// that the bus takes is finished now.
+fn begin_io(vm: &Vm, area: &Area, guest: &mut Guest, io: IoExit) -> Option<UserExit> {
     let Some(len) = guest.exit.instruction_len() else {
-        return UserExit::Stop(Stop::Unexpected);
+        return Some(UserExit::Stop(Stop::Unexpected));
     };
     if !io.input {
         let [rax, ..] = guest.regs.gprs;
+        let written = rax.to_le_bytes();
+        let written = written.get(..usize::from(io.size)).unwrap_or(&written);
+        if vm.bus.port_write(io.port, written, area) {
+            guest.skip(u64::from(len));
+            return None;
+        }
         area.store(run::PIO_DATA, rax);
     }
     guest.pending = Some(Pending {
@@ -134,7 +141,7 @@ fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
         len,
         input: io.input.then_some(io.size),
     });
-    UserExit::Io(io)
+    Some(UserExit::Io(io))
 }
 
 /// Completes what the last exit left: unless user space has moved RIP, which
