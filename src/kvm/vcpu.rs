@@ -276,7 +276,7 @@ impl Vcpu {
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                area: Area::new()?,
+                area: Area::new(vm.bus.ring())?,
                 state <- new_mutex!(state, "kvm_spp::vcpu"),
             }? Error),
             GFP_KERNEL_ACCOUNT,

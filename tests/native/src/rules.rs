@@ -91,10 +91,9 @@ impl Rule {
                 ignored.exception = true;
             }
             Self::PartOfRegisters => ignored.gprs = true,
-            Self::PartOfFrame
-            | Self::PushedSelector
-            | Self::UndefinedResult
-            | Self::Aliases => ignored.memory = true,
+            Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
+                ignored.memory = true
+            }
             Self::WrappedFrame => ignored.all = true,
         }
     }
@@ -158,9 +157,7 @@ impl Rule {
                 refused && pushes_frame(insn) && wraps(cpu)
             }
             Self::PushedSelector => context.amd && retired && pushes_selector(insn),
-            Self::UndefinedResult => {
-                insn.dst == Operand::Mem && flags::undefined_result(cpu, insn)
-            }
+            Self::UndefinedResult => insn.dst == Operand::Mem && flags::undefined_result(cpu, insn),
             Self::MisalignedStack => {
                 let stops = (native.exception, emulated.stop);
                 (insn.aligned || insn.op == Op::Cmpxchg16b)
