@@ -44,6 +44,8 @@ pub const CR8: usize = 16;
 pub const APIC_BASE: usize = 24;
 /// Where the payload of the exit begins.
 pub const PAYLOAD: usize = 32;
+/// Where [`MmioExit::data`] is, which user space fills for a read.
+pub const MMIO_DATA: usize = PAYLOAD + 8;
 /// How many bytes of payload there are.
 pub const PAYLOAD_SIZE: usize = 256;
 /// `u64`, in: register sets to copy out; must be 0 here.

@@ -118,6 +118,15 @@ impl Area {
         }
     }
 
+    /// Copies `len` bytes from `offset`; what lies beyond the area is 0.
+    pub(crate) fn read(&self, offset: usize, len: usize) -> Result<KVec<u8>> {
+        let mut bytes = KVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
+        for at in (offset..).take(len) {
+            bytes.push(self.load::<u8>(at), GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(bytes)
+    }
+
     /// Copies `bytes` to `offset`, 8 at a time where they are aligned.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         let (words, rest) = bytes.split_at(bytes.len() & !7);

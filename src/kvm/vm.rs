@@ -54,7 +54,10 @@ use kernel::{
         SpinLock, //
     }, //
 };
-use vmcore::cap::EptVpid;
+use vmcore::{
+    cap::EptVpid,
+    fault::Backend, //
+};
 
 /// vCPUs that a VM may have.
 pub(crate) const MAX_VCPUS: u32 = 64;
@@ -145,9 +148,13 @@ impl Vm {
         ept::eptp(self.mmu.lock().space.ept_root(), false)
     }
 
-    /// The SPPT pointer for the VMCS, once the capability is enabled.
+    /// The SPPT pointer for the VMCS, if the processor holds writes to the maps.
     pub(crate) fn sppt_root(&self) -> Option<ept::Hpa> {
-        self.mmu.lock().space.sppt_root()
+        let mmu = self.mmu.lock();
+        match mmu.backend {
+            Backend::Hardware => mmu.space.sppt_root(),
+            Backend::Software => None,
+        }
     }
 
     /// KVM_CREATE_VCPU (KVM api.rst 4.7).
@@ -173,18 +180,20 @@ impl Vm {
 
     /// KVM_ENABLE_CAP on the VM: the sub-page capability is the only one.
     fn enable_cap(&self, request: &EnableCap) -> Result {
-        if request.cap != subpage::KVM_CAP_SPP || request.flags != 0 || request.args != [0; 4] {
+        let [wanted, rest @ ..] = request.args;
+        if request.cap != subpage::KVM_CAP_SPP || request.flags != 0 || rest != [0; 3] {
             return Err(EINVAL);
         }
-        if !self.vmx.caps.spp() {
-            return Err(ENODEV);
-        }
+        let backend = Backend::choose(wanted, self.vmx.spp).map_err(errno)?;
         let root = Frame::new()?;
         let config = self.config.lock();
         if !config.vcpus.is_empty() {
             return Err(EBUSY);
         }
-        let unused = self.mmu.lock().space.enable_spp(root.into_hpa());
+        let mut mmu = self.mmu.lock();
+        let unused = mmu.space.enable_spp(root.into_hpa());
+        mmu.backend = backend;
+        drop(mmu);
         if let Some(hpa) = unused {
             // SAFETY: The frame given a moment ago came back without being used.
             drop(unsafe { Frame::from_hpa(hpa) });
@@ -278,7 +287,7 @@ pub(crate) fn extension(vmx: &Vmx, cap: usize) -> isize {
         KVM_CAP_NR_VCPUS | KVM_CAP_MAX_VCPUS | KVM_CAP_MAX_VCPU_ID => MAX_VCPUS as isize,
         KVM_CAP_COALESCED_MMIO => RING_PAGE as isize,
         KVM_CAP_NR_MEMSLOTS => super::memory::MAX_SLOTS as isize,
-        subpage::KVM_CAP_SPP if vmx.caps.spp() => subpage::KVM_SPP_CAP_HW as isize,
+        subpage::KVM_CAP_SPP => Backend::available(vmx.spp) as isize,
         _ => 0,
     }
 }

@@ -3,6 +3,9 @@
 //! Runs tests and reports them as KTAP. A test fails by a panic; it is skipped
 //! by [`Lab::skip`], which unwinds too.
 
+use ioctl_api::subpage::{
+    KVM_CAP_SPP, KVM_SPP_CAP_HW, KVM_SPP_CAP_SW, KVM_SPP_CAUSE_EMULATED, KVM_SPP_CAUSE_HARDWARE,
+};
 use kvm_ioctls::Kvm;
 use std::cell::RefCell;
 use std::ffi::CString;
@@ -49,15 +52,35 @@ thread_local! {
     static DIAGNOSTICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Who checks the sub-page maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// The processor.
+    Hardware,
+    /// The module.
+    Software,
+}
+
+impl Backend {
+    /// The `KVM_SPP_CAP_*` that stands for it.
+    pub(crate) fn cap(self) -> u32 {
+        match self {
+            Self::Hardware => KVM_SPP_CAP_HW,
+            Self::Software => KVM_SPP_CAP_SW,
+        }
+    }
+}
+
 /// The device under test.
 pub(crate) struct Lab {
     device: String,
+    backend: Option<Backend>,
 }
 
 impl Lab {
-    /// Tests the device at `device`.
-    pub(crate) fn new(device: String) -> Self {
-        Self { device }
+    /// Tests the device at `device`, with `backend` or the best that it has.
+    pub(crate) fn new(device: String, backend: Option<Backend>) -> Self {
+        Self { device, backend }
     }
 
     /// Its path.
@@ -88,12 +111,51 @@ impl Lab {
         }
     }
 
+    /// The mask that `KVM_CHECK_EXTENSION` gives for sub-page write permissions.
+    pub(crate) fn spp_mask(&self) -> u32 {
+        let mask = self.kvm().check_extension_raw(KVM_CAP_SPP.into());
+        u32::try_from(mask).unwrap_or(0)
+    }
+
     /// Skips unless the device has sub-page write permissions.
     pub(crate) fn needs_spp(&self) {
-        let cap = ioctl_api::subpage::KVM_CAP_SPP;
-        if self.kvm().check_extension_raw(cap.into()) <= 0 {
+        if self.spp_mask() == 0 {
             self.skip("no sub-page write permissions");
         }
+    }
+
+    /// Skips unless the device has this backend too.
+    pub(crate) fn needs_backend(&self, backend: Backend) {
+        if self.spp_mask() & backend.cap() == 0 {
+            self.skip(&format!("no {backend:?} backend"));
+        }
+    }
+
+    /// Who checks the maps of a VM that [`enable_spp`](Self::enable_spp) is called for.
+    pub(crate) fn backend(&self) -> Backend {
+        self.backend
+            .unwrap_or(match self.spp_mask() & KVM_SPP_CAP_HW {
+                0 => Backend::Software,
+                _ => Backend::Hardware,
+            })
+    }
+
+    /// The cause of exits for writes that the guest's own instructions make to memory.
+    pub(crate) fn cause(&self) -> u8 {
+        match self.backend() {
+            Backend::Hardware => KVM_SPP_CAUSE_HARDWARE,
+            Backend::Software => KVM_SPP_CAUSE_EMULATED,
+        }
+    }
+
+    /// Turns sub-page write permissions on, or skips.
+    pub(crate) fn enable_spp(&self, vm: &vmm::Vm) {
+        self.needs_spp();
+        let backend = self.backend.map_or(0, |backend| {
+            self.needs_backend(backend);
+            backend.cap()
+        });
+        vm.enable_spp_with(backend).expect("KVM_CAP_SPP");
     }
 }
 

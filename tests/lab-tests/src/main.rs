@@ -10,6 +10,7 @@
 //!   spp                       sub-page write permissions
 //! ```
 
+mod emulate;
 mod events;
 mod exits;
 mod harness;
@@ -21,21 +22,24 @@ mod system;
 mod vcpu;
 mod vm;
 
-use harness::{Lab, Test};
+use harness::{Backend, Lab, Test};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: spp-tests [--device PATH] [--list] [FILTER]...
+usage: spp-tests [--device PATH] [--backend hw|sw] [--list] [FILTER]...
 
-  --device PATH  the device to test (/dev/kvm-spp)
-  --list         print the names of the tests
-  FILTER         run the tests whose name contains it
+  --device PATH    the device to test (/dev/kvm-spp)
+  --backend hw|sw  who checks sub-page maps: the processor or the module
+                   (the best there is)
+  --list           print the names of the tests
+  FILTER           run the tests whose name contains it
 
 Output is KTAP; the exit status is 0 if no test failed.";
 
 /// What the command line asks for.
 struct Args {
     device: String,
+    backend: Option<Backend>,
     list: bool,
     filters: Vec<String>,
 }
@@ -43,12 +47,20 @@ struct Args {
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
     let mut parsed = Args {
         device: vmm::DEVICE.to_owned(),
+        backend: None,
         list: false,
         filters: Vec::new(),
     };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--device" => parsed.device = args.next().ok_or("--device needs a path")?,
+            "--backend" => {
+                parsed.backend = match args.next().as_deref() {
+                    Some("hw") => Some(Backend::Hardware),
+                    Some("sw") => Some(Backend::Software),
+                    _ => return Err("--backend needs hw or sw".to_owned()),
+                }
+            }
             "--list" => parsed.list = true,
             "--help" | "-h" => return Err(String::new()),
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
@@ -66,6 +78,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         &[modes::TESTS],
         exits::ALL,
         events::ALL,
+        emulate::ALL,
         spp::ALL,
     ]
     .into_iter()
@@ -108,7 +121,7 @@ fn main() -> ExitCode {
         println!("Bail out! {}: {error}", args.device);
         return ExitCode::from(2);
     }
-    match harness::run(&selected, &Lab::new(args.device)) {
+    match harness::run(&selected, &Lab::new(args.device, args.backend)) {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     }

@@ -187,6 +187,26 @@ impl Mapping {
         }
     }
 
+    /// Reads bytes.
+    pub(crate) fn read_bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.len);
+        let byte = |n| self.start.wrapping_byte_add(offset + n).cast::<u8>();
+        // SAFETY: inside the mapping; volatile, as the kernel shares it.
+        (0..len)
+            .map(|n| unsafe { byte(n).read_volatile() })
+            .collect()
+    }
+
+    /// Writes bytes.
+    pub(crate) fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len);
+        for (n, byte) in bytes.iter().enumerate() {
+            let at = self.start.wrapping_byte_add(offset + n).cast::<u8>();
+            // SAFETY: inside the mapping; volatile, as the kernel shares it.
+            unsafe { at.write_volatile(*byte) };
+        }
+    }
+
     /// `madvise` of a part.
     pub(crate) fn advise(&self, offset: usize, len: usize, advice: i32) -> Sys {
         assert!(offset + len <= self.len);

@@ -12,9 +12,16 @@ mod sharing;
 mod stores;
 
 use crate::harness::Test;
-use crate::machine::{Machine, Stop};
+use crate::machine::{Assembled, Machine, Stop};
 use guest::asm::*;
+use ioctl_api::subpage::{
+    KVM_SPP_EXIT_GVA_VALID, KVM_SPP_EXIT_INSN_LEN_VALID, KVM_SPP_EXIT_SIZE_VALID,
+};
 use vmm::SppExit;
+
+/// The flags of a plain store, which is decoded.
+const ALL_VALID: u64 =
+    KVM_SPP_EXIT_GVA_VALID | KVM_SPP_EXIT_SIZE_VALID | KVM_SPP_EXIT_INSN_LEN_VALID;
 
 /// The tests of all parts.
 pub(crate) const ALL: &[&[Test]] = &[
@@ -29,10 +36,13 @@ pub(crate) const ALL: &[&[Test]] = &[
 
 /// A 64-bit guest that stores AL to where RBX points, and halts.
 fn storer(lab: &crate::harness::Lab) -> Machine {
-    Machine::spp(lab, |a| {
-        a.mov(byte_ptr(rbx), al)?;
-        a.hlt()
-    })
+    Machine::spp(lab, one_store)
+}
+
+/// The program of [`storer`].
+fn one_store(a: &mut CodeAssembler) -> Assembled {
+    a.mov(byte_ptr(rbx), al)?;
+    a.hlt()
 }
 
 /// Runs [`storer`]'s guest until it halts or is denied.

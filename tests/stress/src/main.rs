@@ -7,6 +7,7 @@
 mod area;
 mod bus;
 mod coexist;
+mod emulate;
 mod host;
 mod hotplug;
 mod ktap;
@@ -48,6 +49,7 @@ fn tests() -> Vec<Test> {
     [
         smp::TESTS,
         protect::TESTS,
+        emulate::TESTS,
         slots::TESTS,
         mmu::TESTS,
         uffd::TESTS,

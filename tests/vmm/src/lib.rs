@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   Vm ──── memory ──── load(program), fill, read
-//!    │  └── enable_spp, set_maps, maps
+//!    │  └── enable_spp[_with], set_maps, maps
 //!    └ vcpu(id) ─► Vcpu ─ enter(mode, rip), run() ─► Exit, skip(bytes)
 //! ```
 

@@ -59,16 +59,26 @@ impl Vm {
         &self.memory
     }
 
-    /// Turns sub-page write permissions on; must precede the first vCPU.
+    /// Turns sub-page write permissions on, checked by whoever does it best; must
+    /// precede the first vCPU.
     ///
     /// # Errors
     /// [`Error::NoSpp`], or that of `KVM_ENABLE_CAP`.
     pub fn enable_spp(&self) -> Result<()> {
+        self.enable_spp_with(0)
+    }
+
+    /// The same with `backend` to check them, a `KVM_SPP_CAP_*`.
+    ///
+    /// # Errors
+    /// As for [`enable_spp`](Self::enable_spp).
+    pub fn enable_spp_with(&self, backend: u32) -> Result<()> {
         if self.fd.check_extension_raw(subpage::KVM_CAP_SPP.into()) <= 0 {
             return Err(Error::NoSpp);
         }
         let cap = kvm_enable_cap {
             cap: subpage::KVM_CAP_SPP,
+            args: [backend.into(), 0, 0, 0],
             ..Default::default()
         };
         self.fd

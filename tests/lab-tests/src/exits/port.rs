@@ -5,7 +5,7 @@
 use crate::harness::{tests, Lab};
 use crate::machine::{Machine, Stop};
 use guest::asm::*;
-use guest::{Mode, CODE, SCRATCH};
+use guest::{Mode, CODE};
 
 tests![
     out_of_each_size,
@@ -15,7 +15,6 @@ tests![
     immediate_exit_before_the_first_instruction,
     moved_rip_cancels_input,
     many_ports,
-    string_instructions,
 ];
 
 fn out_of_each_size(lab: &Lab) {
@@ -148,37 +147,6 @@ fn many_ports(lab: &Lab) {
     });
     for port in (0..=0xffff_u16).step_by(0x101) {
         assert_eq!(machine.run(), Stop::Out(port, port.to_le_bytes().to_vec()));
-    }
-    machine.expect_hlt();
-}
-
-/// INS and OUTS need an emulator: their bytes are handed over, and nothing
-/// changes.
-fn string_instructions(lab: &Lab) {
-    lab.only_ours("KVM emulates them");
-    let mut machine = Machine::long(lab, |a| {
-        a.mov(edx, 0x60)?;
-        a.mov(edi, SCRATCH as u32)?;
-        a.mov(esi, SCRATCH as u32)?;
-        a.mov(ecx, 4)?;
-        a.insb()?;
-        a.outsd()?;
-        a.rep().outsb()?;
-        a.rep().insw()?;
-        a.hlt()
-    });
-    for instruction in [&[0x6c_u8][..], &[0x6f], &[0xf3, 0x6e], &[0xf3, 0x66, 0x6d]] {
-        let Stop::Emulate(bytes) = machine.run() else {
-            panic!("{instruction:x?} did not ask for an emulator");
-        };
-        let rip = machine.regs().rip;
-        let len = machine.program.len_at(rip).expect("an instruction");
-        assert_eq!(bytes[..len as usize], machine.read(rip, len as usize));
-        let mut sorted = [instruction.to_vec(), bytes[..len as usize].to_vec()];
-        sorted.iter_mut().for_each(|b| b.sort_unstable());
-        assert_eq!(sorted[0], sorted[1], "prefixes in any order");
-        assert_eq!(machine.regs().rcx, 4);
-        machine.cpu.skip(len).expect("skip");
     }
     machine.expect_hlt();
 }

@@ -4,12 +4,15 @@
 
 use super::check_map;
 use crate::harness::{tests, Lab};
-use crate::machine;
+use crate::machine::{self, spp_vm, Machine};
 use crate::raw::{self, Mapping, Sys, NOWHERE};
-use guest::{DATA, PAGE_SIZE};
+use guest::{Mode, DATA, PAGE_SIZE};
 use ioctl_api::memory::EnableCap;
 use ioctl_api::number::{KVM_ENABLE_CAP, KVM_SPP_GET_MAPS, KVM_SPP_SET_MAPS};
-use ioctl_api::subpage::{Maps, FULL, KVM_CAP_SPP, KVM_SPP_CAP_HW, KVM_SPP_MAX_PAGES};
+use ioctl_api::subpage::{
+    Maps, FULL, KVM_CAP_SPP, KVM_SPP_CAP_HW, KVM_SPP_CAP_SW, KVM_SPP_CAUSE_EMULATED,
+    KVM_SPP_CAUSE_HARDWARE, KVM_SPP_MAX_PAGES,
+};
 use libc::{E2BIG, EBUSY, EFAULT, EINVAL, EIO, ENODEV};
 use vmm::Vm;
 
@@ -17,6 +20,7 @@ tests![
     capability_is_the_same_on_both_files,
     calls_fail_while_the_capability_is_off,
     enable_refuses_flags_and_arguments,
+    backend_is_chosen,
     enable_twice,
     enable_after_a_vcpu,
     pages_without_a_map_are_full,
@@ -30,13 +34,6 @@ tests![
     two_vcpus_obey_one_map,
     forked_child_gets_eio,
 ];
-
-fn spp_vm(lab: &Lab) -> Vm {
-    lab.needs_spp();
-    let vm = machine::vm(lab);
-    vm.enable_spp().expect("KVM_CAP_SPP");
-    vm
-}
 
 /// Both calls with the same argument.
 fn both(vm: &Vm, maps: &Maps) -> [Sys; 2] {
@@ -55,10 +52,12 @@ fn range(gpa: u64, maps: &mut [u32]) -> Maps {
 
 fn capability_is_the_same_on_both_files(lab: &Lab) {
     lab.needs_spp();
-    let expected = KVM_SPP_CAP_HW as i32;
+    let mask = lab.spp_mask();
+    assert_eq!(mask & !(KVM_SPP_CAP_HW | KVM_SPP_CAP_SW), 0);
+    assert_ne!(mask & KVM_SPP_CAP_SW, 0, "software needs nothing");
     let vm = machine::vm(lab);
-    assert_eq!(lab.kvm().check_extension_raw(KVM_CAP_SPP.into()), expected);
-    assert_eq!(vm.fd().check_extension_raw(KVM_CAP_SPP.into()), expected);
+    let of_vm = vm.fd().check_extension_raw(KVM_CAP_SPP.into());
+    assert_eq!(of_vm, mask as i32);
 }
 
 fn calls_fail_while_the_capability_is_off(lab: &Lab) {
@@ -88,13 +87,45 @@ fn enable_refuses_flags_and_arguments(lab: &Lab) {
             "flag {bit}"
         );
     }
-    assert_eq!(enable(&vm, |c| c.args[0] = 1), Err(EINVAL));
+    let two = u64::from(KVM_SPP_CAP_HW | KVM_SPP_CAP_SW);
+    for backend in [two, 4, 1 << 32, 1 << 63, u64::MAX] {
+        let result = enable(&vm, |c| c.args[0] = backend);
+        assert_eq!(result, Err(EINVAL), "backend {backend:#x}");
+    }
+    for n in 1..4 {
+        assert_eq!(enable(&vm, |c| c.args[n] = 1), Err(EINVAL), "args[{n}]");
+    }
     let mut maps = [7];
     assert_eq!(
         both(&vm, &range(DATA, &mut maps)),
         [Err(ENODEV); 2],
         "still off"
     );
+}
+
+/// Each backend that the capability names, and no other, and the best for 0.
+fn backend_is_chosen(lab: &Lab) {
+    lab.needs_spp();
+    let mask = lab.spp_mask();
+    for backend in [0, KVM_SPP_CAP_HW, KVM_SPP_CAP_SW] {
+        let vm = machine::vm(lab);
+        let there = backend & !mask == 0;
+        let expected = if there { Ok(0) } else { Err(ENODEV) };
+        assert_eq!(enable(&vm, |c| c.args[0] = backend.into()), expected);
+        let maps = vm.set_maps(DATA, &[5]).map_err(|e| e.errno());
+        assert_eq!(maps, if there { Ok(()) } else { Err(Some(ENODEV)) });
+        if !there {
+            continue;
+        }
+        let mut machine = Machine::load(vm, machine::program(Mode::Long, super::one_store));
+        let exit = super::store(&mut machine, DATA + 0x80, 1).expect("a denial");
+        let software = backend == KVM_SPP_CAP_SW || mask & KVM_SPP_CAP_HW == 0;
+        let cause = match software {
+            true => KVM_SPP_CAUSE_EMULATED,
+            false => KVM_SPP_CAUSE_HARDWARE,
+        };
+        assert_eq!(exit.cause, cause, "backend {backend}");
+    }
 }
 
 fn enable_twice(lab: &Lab) {

@@ -55,8 +55,9 @@ fn map_where_there_is_no_memory(lab: &Lab) {
     let mut machine = storer(lab);
     machine.vm.set_maps(HOLE, &[0]).expect("maps");
     machine.restart();
-    machine.change_regs(|r| r.rbx = HOLE);
-    assert!(matches!(machine.run(), Stop::Emulate(_)));
+    machine.change_regs(|r| (r.rbx, r.rax) = (HOLE, 0x42));
+    assert_eq!(machine.run(), Stop::MmioWrite(HOLE, vec![0x42]));
+    machine.expect_hlt();
 }
 
 fn slot_deleted_and_added_again(lab: &Lab) {
@@ -68,8 +69,9 @@ fn slot_deleted_and_added_again(lab: &Lab) {
         check(&mut machine, &memory, MAP);
         delete_slot(&machine, 1);
         machine.restart();
-        machine.change_regs(|r| r.rbx = SLOT);
-        assert!(matches!(machine.run(), Stop::Emulate(_)), "no memory there");
+        machine.change_regs(|r| (r.rbx, r.rax) = (SLOT, 0x42));
+        let stop = machine.run();
+        assert_eq!(stop, Stop::MmioWrite(SLOT, vec![0x42]), "no memory there");
         assert_eq!(machine.vm.maps(SLOT, 1).expect("maps"), [MAP]);
         add_slot(&machine.vm, 1, SLOT, &memory, 0).expect("a slot");
     }
@@ -141,9 +143,11 @@ fn read_only_slot(lab: &Lab) {
     add_slot(&machine.vm, 1, SLOT, &memory, KVM_MEM_READONLY).expect("a slot");
     machine.vm.set_maps(SLOT, &[MAP]).expect("maps");
     for n in 0..guest::SUBPAGES {
+        let gpa = SLOT + n * SUBPAGE_SIZE;
         machine.restart();
-        machine.change_regs(|r| (r.rbx, r.rax) = (SLOT + n * SUBPAGE_SIZE, 0x22));
-        assert!(matches!(machine.run(), Stop::Emulate(_)), "sub-page {n}");
+        machine.change_regs(|r| (r.rbx, r.rax) = (gpa, 0x22));
+        assert_eq!(machine.run(), Stop::MmioWrite(gpa, vec![0x22]));
+        machine.expect_hlt();
     }
     assert_eq!(memory.read(0), 0x1111);
 }

@@ -2,16 +2,14 @@
 
 //! What is denied, what is not, and what the exit says.
 
-use super::{check_map, store, storer};
+use super::{check_map, store, storer, ALL_VALID};
 use crate::harness::{tests, Lab};
 use crate::machine::{self, Assembled, Machine, Stop};
 use guest::asm::*;
 use guest::{
     StorePattern, BACKGROUND, CODE, DATA, PAGE_SIZE, SCRATCH, SUBPAGES, SUBPAGE_SIZE, TABLES,
 };
-use ioctl_api::subpage::{
-    FULL, KVM_SPP_CAUSE_HARDWARE, KVM_SPP_EXIT_EVENT_DELIVERY, KVM_SPP_EXIT_GVA_VALID,
-};
+use ioctl_api::subpage::{FULL, KVM_SPP_EXIT_EVENT_DELIVERY};
 use kvm_bindings::kvm_regs;
 
 tests![
@@ -40,8 +38,7 @@ fn every_store_under_every_map(lab: &Lab) {
         pages: maps.len() as u64,
         scratch: SCRATCH,
     };
-    let vm = machine::vm(lab);
-    vm.enable_spp().expect("KVM_CAP_SPP");
+    let vm = machine::spp_vm(lab);
     vm.set_maps(DATA, &maps).expect("maps");
     let background = vec![BACKGROUND; maps.len() * PAGE_SIZE as usize];
     vm.write(DATA, &background).expect("memory");
@@ -86,18 +83,20 @@ fn payload(lab: &Lab) {
     machine.change_regs(|r| r.rbx = DATA);
     let exit = machine.expect_spp();
     let at = CODE + 1;
-    assert_eq!(exit.flags, KVM_SPP_EXIT_GVA_VALID);
+    assert_eq!(exit.flags, ALL_VALID);
     assert_eq!((exit.gpa, exit.gva), (DATA + 0x284, DATA + 0x284));
     assert_eq!(exit.rip, at);
     assert_eq!(machine.regs().rip, at);
     assert_eq!((exit.denied, exit.map), (1 << 5, map));
-    assert_eq!(exit.cause, KVM_SPP_CAUSE_HARDWARE);
+    assert_eq!(exit.cause, lab.cause());
+    assert_eq!(exit.size, 2);
+    assert_eq!(
+        u64::from(exit.insn_len),
+        machine.program.len_at(at).expect("length")
+    );
     assert_eq!(exit.insn_bytes, 15);
     assert_eq!(exit.insn[..15], machine.read(at, 15));
-    assert_eq!(
-        (exit.insn[15], exit.size, exit.insn_len, exit.pad),
-        (0, 0, 0, 0)
-    );
+    assert_eq!((exit.insn[15], exit.pad), (0, 0));
     assert_eq!(exit.reserved, [0; 8]);
 }
 
