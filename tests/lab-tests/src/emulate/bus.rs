@@ -71,14 +71,14 @@ pub(crate) struct Bus {
 impl Bus {
     /// Devices in their first state.
     pub(crate) fn new() -> Self {
-        Self::at(HOLE)
+        Self::at(HOLE, DEVICE_PAGES)
     }
 
-    /// The same, with registers that begin at `base`.
-    pub(crate) fn at(base: u64) -> Self {
+    /// The same, with registers of so many pages that begin at `base`.
+    pub(crate) fn at(base: u64, pages: u64) -> Self {
         Self {
             base,
-            registers: contents(DEVICE_PAGES),
+            registers: contents(pages),
             stream: 0,
             log: Vec::new(),
         }

@@ -114,7 +114,7 @@ fn every_instruction_in_every_mode(lab: &Lab) {
             native.expect_hlt();
             let expected = outcome(&native, native.read(SCRATCH, 0x80));
             let mut emulated = guest(lab, mode, code, DEVICE);
-            let mut bus = Bus::at(DEVICE);
+            let mut bus = Bus::at(DEVICE, 1);
             assert_eq!(bus.run(&mut emulated), Stop::Hlt, "{what}");
             let found = outcome(&emulated, bus.registers()[..0x80].to_vec());
             assert_eq!(found, expected, "{what}");
@@ -144,7 +144,7 @@ fn offsets_wrap_in_real_mode(lab: &Lab) {
     // rep stosb
     let mut machine = guest(lab, Mode::Real, vec![0xf3, 0xaa], base);
     machine.change_regs(|r| (r.rdi, r.rcx) = (0xabcd_fffe, 0x1234_0004));
-    let mut bus = Bus::at(hole);
+    let mut bus = Bus::at(hole, 1);
     assert_eq!(bus.run(&mut machine), Stop::Hlt);
     let regs = machine.regs();
     assert_eq!((regs.rdi, regs.rcx), (0xabcd_0002, 0x1234_0000));
@@ -163,7 +163,7 @@ fn accesses_over_the_limit_fault(lab: &Lab) {
         (sregs.es.base, sregs.es.limit, sregs.es.g) = (SCRATCH, limit, 0);
         machine.set_sregs(&sregs);
         let before = machine.regs();
-        let mut bus = Bus::at(DEVICE);
+        let mut bus = Bus::at(DEVICE, 1);
         match bus.run(&mut machine) {
             Stop::Hlt => assert!(fits, "limit {limit:#x}"),
             Stop::Event(event) => {
@@ -194,7 +194,7 @@ fn stack_limit_faults(lab: &Lab) {
         let mut sregs = machine.sregs();
         (sregs.ss.limit, sregs.ss.g) = (limit, 0);
         machine.set_sregs(&sregs);
-        let mut bus = Bus::at(DEVICE);
+        let mut bus = Bus::at(DEVICE, 1);
         match bus.run(&mut machine) {
             Stop::Hlt => assert!(fits, "limit {limit:#x}"),
             // The frame of #SS finds no room either.
@@ -225,7 +225,7 @@ fn user_code_reaches_devices(lab: &Lab) {
         machine.write(guest::TABLES, &entry.to_le_bytes());
         machine.set_sregs(&user(machine.sregs()));
         machine.change_regs(|r| r.rbx = DEVICE);
-        let mut bus = Bus::at(DEVICE);
+        let mut bus = Bus::at(DEVICE, 1);
         // There is no stack for a handler in supervisor mode.
         assert_eq!(bus.run(&mut machine), Stop::Shutdown);
         let read = vec![Access::Read(DEVICE, contents(1)[..4].to_vec())];

@@ -182,17 +182,22 @@ impl Rig {
         unsafe { self.machine.cpu.fd().set_xsave(&xsave) }.expect("KVM_SET_XSAVE");
     }
 
-    /// Everything that the guest has.
-    pub(crate) fn state(&self) -> State {
+    /// The vector registers, and then their upper halves.
+    pub(crate) fn vectors(&self) -> Vec<u32> {
         let region = self.xsave().region;
         let mut vectors = region[XMM..XMM + WORDS].to_vec();
         vectors.extend(&region[YMM..YMM + WORDS]);
+        vectors
+    }
+
+    /// Everything that the guest has.
+    pub(crate) fn state(&self) -> State {
         let page = PAGE_SIZE as usize;
         let mut own = self.machine.read(SCRATCH, page);
         own.extend(self.machine.read(STACK - PAGE_SIZE, page));
         State {
             regs: self.machine.regs(),
-            vectors,
+            vectors: self.vectors(),
             ram: self.machine.read(RAM, DEVICE_PAGES as usize * page),
             registers: self.bus.registers().to_vec(),
             own,
