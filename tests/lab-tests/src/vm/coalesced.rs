@@ -412,7 +412,7 @@ fn stores_that_cross_the_end_of_a_zone(lab: &Lab) {
     for offset in 0..16 {
         for len in [1, 2, 4, 8] {
             if offset + len > 16 {
-                assert_eq!(machine.run(), Stop::Mmio(HOLE + offset), "{len} bytes");
+                assert!(machine.run().is_mmio(HOLE + offset), "{len} bytes");
             }
         }
     }
@@ -442,14 +442,14 @@ fn stores_go_into_the_ring(lab: &Lab) {
     let ring = Ring::map(machine.cpu.fd());
     assert_eq!(register(&machine.vm, HOLE, 8, MEMORY), Ok(0));
     ring.set(7, 7);
-    assert_eq!(machine.run(), Stop::Mmio(HOLE), "full");
+    assert!(machine.run().is_mmio(HOLE), "full");
     assert_eq!(machine.regs().rax, u64::from(RING_LEN) - 1);
     for n in 0..u64::from(RING_LEN) - 1 {
         assert_eq!(ring.take(), written(MEMORY, HOLE, &n.to_le_bytes()));
     }
     assert_eq!(ring.take(), None);
     assert_eq!(unregister(&machine.vm, HOLE, 8, MEMORY), Ok(0));
-    assert_eq!(machine.run(), Stop::Mmio(HOLE), "no zone any more");
+    assert!(machine.run().is_mmio(HOLE), "no zone any more");
     assert_eq!(ring.take(), None);
 }
 
@@ -463,7 +463,7 @@ fn reading_memory_still_exits(lab: &Lab) {
     machine.restart();
     let ring = Ring::map(machine.cpu.fd());
     assert_eq!(register(&machine.vm, HOLE, 8, MEMORY), Ok(0));
-    assert_eq!(machine.run(), Stop::Mmio(HOLE));
+    assert!(machine.run().is_mmio(HOLE));
     machine.expect_hlt();
     assert_eq!(ring.take(), None);
 }

@@ -431,7 +431,7 @@ pub(super) fn needs_mmio(lab: &Lab, machine: &mut Machine) {
 fn check_stores(machine: &mut Machine, taken: &[usize]) {
     for (n, gpa) in [HOLE, HOLE, HOLE, HOLE, HOLE + 1].into_iter().enumerate() {
         if !taken.contains(&n) {
-            assert_eq!(machine.run(), Stop::Mmio(gpa), "store {n}");
+            assert!(machine.run().is_mmio(gpa), "store {n}");
         }
     }
     machine.expect_hlt();
@@ -486,7 +486,7 @@ fn reading_memory_still_exits(lab: &Lab) {
     machine.restart();
     let fd = EventFd::new();
     assert_eq!(assign(&machine.vm, request(&fd, HOLE, 4, 0)), Ok(0));
-    assert_eq!(machine.run(), Stop::Mmio(HOLE));
+    assert!(machine.run().is_mmio(HOLE));
     machine.expect_hlt();
     assert_eq!(fd.take(), 0);
 }
