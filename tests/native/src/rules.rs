@@ -147,7 +147,10 @@ fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
         Some(Stop::Exception(exception)) => Some(exception),
         _ => None,
     };
-    match (fault(native.exception, PROTECTED), fault(emulated, NOT_PRESENT)) {
+    match (
+        fault(native.exception, PROTECTED),
+        fault(emulated, NOT_PRESENT),
+    ) {
         // In the same access, the second page of which begins at the emulator's fault.
         (Some(first), Some(second)) => second & 0xfff == 0 && second.wrapping_sub(first) < 4096,
         _ => false,
