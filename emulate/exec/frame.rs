@@ -127,7 +127,9 @@ fn fill_frame(guest: &mut Guest<'_>, frame: &mut Frame, level: u8, size: u8) -> 
         } else if index == 0 {
             guest.cpu.gpr(RBP)
         } else {
-            below(guest.cpu, size.into())
+            // All of it, also where the stack segment uses a half.
+            let above = !mask(guest.cpu.stack_size());
+            guest.cpu.gpr(RSP) & above | below(guest.cpu, size.into())
         };
         frame.push(value, size);
     }

@@ -13,6 +13,7 @@ use crate::encode::{Encoder, Encoding};
 use crate::features::Features;
 use crate::layout::XSAVE_BYTES;
 use crate::rng::Rng;
+use crate::rules;
 use crate::setup::Setup;
 
 /// One instruction, and registers. Memory is in the windows.
@@ -99,7 +100,9 @@ impl Draw<'_> {
             windows: self.windows.reborrow(),
         };
         aim.registers(&insn);
-        if !aim.is_safe(&insn) || self.splits_lock(&cpu, &insn) {
+        let safe = aim.is_safe(&insn);
+        let other = self.features.amd && rules::has_other_size(&cpu, &insn);
+        if !safe || self.splits_lock(&cpu, &insn) || other {
             return None;
         }
         let mut bytes = [0; MAX_BYTES];

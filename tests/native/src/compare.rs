@@ -10,13 +10,15 @@ use emulate::guard::Guest;
 use emulate::insn::{CodeSize, Operand, Seg};
 use emulate::journal::Journal;
 use emulate::stop::{Denial, Exception, Stop};
+use ept::Gva;
 
+use crate::allowed::RSP;
 use crate::case::Case;
-use crate::cpu::End;
+use crate::cpu::{End, Trap};
 use crate::flags;
-use crate::layout::{self, XSAVE_BYTES};
+use crate::layout::{self, PAGE, XSAVE_BYTES};
 use crate::model::Ram;
-use crate::rules::Rule;
+use crate::rules::Ignored;
 use crate::xsave;
 
 /// How often the emulator is called for one instruction: it returns now and then from a
@@ -86,11 +88,7 @@ impl Native {
             0 => start.rip.wrapping_add(case.insn.len.into()),
             pad => layout::pad(pad).wrapping_sub(base),
         });
-        let mut exception = end.trap.map(|trap| Exception {
-            vector: trap.vector,
-            error_code: has_code(trap.vector).then_some(trap.error),
-            cr2: (trap.vector == 14).then_some(ept::Gva::new(trap.cr2)),
-        });
+        let mut exception = end.trap.map(exception);
         // A branch to where no code is has retired; the next fetch has faulted.
         const FETCH: u32 = 1 << 4;
         let fetch = end
@@ -106,6 +104,24 @@ impl Native {
         }
     }
 }
+
+fn exception(trap: Trap) -> Exception {
+    let page_fault = trap.vector == 14;
+    let mut error = trap.error;
+    // Linux does not tell users what is mapped above what they may have, and sets the
+    // flag for protection there. The last page below what is not canonical is such a one.
+    if page_fault && trap.cr2 >= TASK_SIZE {
+        error &= !1;
+    }
+    Exception {
+        vector: trap.vector,
+        error_code: has_code(trap.vector).then_some(error),
+        cr2: page_fault.then_some(Gva::new(trap.cr2)),
+    }
+}
+
+/// `TASK_SIZE_MAX` of Linux, with four levels of page tables.
+const TASK_SIZE: u64 = (1 << 47) - PAGE;
 
 const fn has_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21)
@@ -150,15 +166,15 @@ pub const GPRS: [&str; 16] = [
 /// Flags that are compared: those that instructions set, and some that they must not.
 const FLAGS: u64 = rflags::ARITHMETIC | rflags::DF | rflags::AC | rflags::IOPL;
 
-/// The registers that differ and need not be the same by no rule.
+/// The registers that differ, but for what is ignored.
 pub fn registers(
     case: &Case,
     native: &Native,
     emulated: &Emulated,
-    rules: &[Rule],
+    ignored: &Ignored,
 ) -> Vec<Difference> {
     let mut found = Vec::new();
-    if !same_end(native, emulated, rules) {
+    if !same_end(native, emulated, ignored) {
         found.push(Difference::Stop);
     }
     let cpu = &emulated.cpu;
@@ -169,33 +185,33 @@ pub fn registers(
     if (native.rip ^ cpu.rip) & width != 0 {
         found.push(Difference::Rip);
     }
-    let mut ignored = flags::undefined(&case.start, &case.insn);
-    let result = flags::undefined_result(&case.start, &case.insn);
-    if native.exception.is_some() {
-        // Nothing is undefined after an instruction that was not executed.
-        ignored = 0;
-    }
-    for rule in rules {
-        ignored |= rule.flags();
-    }
-    let resume = match native.exception {
-        Some(_) => rflags::RF,
-        None => 0,
-    };
-    let flags = (native.end.rflags ^ cpu.rflags) & (FLAGS | resume) & !ignored;
+    let flags = flags(case, native, cpu) & !ignored.flags;
     if flags != 0 {
         found.push(Difference::Flags(flags));
     }
+    let result = flags::undefined_result(&case.start, &case.insn);
     for (n, (native, emulated)) in native.end.gprs.iter().zip(cpu.gprs).enumerate() {
-        let meaningless = result && case.insn.dst == Operand::Gpr(n as u8);
-        if (native ^ emulated) & width != 0 && !meaningless {
-            found.push(Difference::Gpr(n as u8));
+        let number = n as u8;
+        let meaningless = result && case.insn.dst == Operand::Gpr(number);
+        let ignored = meaningless || (ignored.gprs && number != RSP);
+        if (native ^ emulated) & width != 0 && !ignored {
+            found.push(Difference::Gpr(number));
         }
     }
     found
 }
 
-fn same_end(native: &Native, emulated: &Emulated, rules: &[Rule]) -> bool {
+/// The flags that differ and mean something.
+fn flags(case: &Case, native: &Native, cpu: &Cpu) -> u64 {
+    let compared = match native.exception {
+        // Nothing is undefined after an instruction that was not executed.
+        Some(_) => FLAGS | rflags::RF,
+        None => FLAGS & !flags::undefined(&case.start, &case.insn),
+    };
+    (native.end.rflags ^ cpu.rflags) & compared
+}
+
+fn same_end(native: &Native, emulated: &Emulated, ignored: &Ignored) -> bool {
     let stop = match emulated.stop {
         None => return native.exception.is_none(),
         Some(Stop::Exception(exception)) => exception,
@@ -203,7 +219,7 @@ fn same_end(native: &Native, emulated: &Emulated, rules: &[Rule]) -> bool {
         Some(_) => return false,
     };
     match native.exception {
-        Some(_) if rules.iter().any(|rule| rule.ignores_exception()) => true,
+        Some(_) if ignored.exception => true,
         exception => exception == Some(stop),
     }
 }

@@ -20,7 +20,7 @@ use crate::layout::{PAGE, PAGES};
 use crate::mode::Mode;
 use crate::model::Ram;
 use crate::rng::Rng;
-use crate::rules::{self, Context, Rule};
+use crate::rules::{self, Context, Ignored};
 use crate::setup::{Bases, Setup};
 use crate::stats::Stats;
 
@@ -109,8 +109,10 @@ impl Session {
         up_to: u64,
         trace: &mut dyn FnMut(u64, &Case),
     ) -> Vec<Failure> {
+        let stats = self.stats.clone();
         let mut failures = self.run(batch, up_to, Memory::Touched, trace);
         if failures.is_empty() && !self.same_memory() {
+            self.stats = stats;
             failures = self.run(batch, up_to, Memory::All, trace);
             if failures.is_empty() {
                 self.stats.unrepeatable += 1;
@@ -173,7 +175,8 @@ impl Session {
 
     /// Segments, page tables and memory of a batch.
     fn begin(&mut self, rng: &mut Rng) -> Setup {
-        let setup = Setup::new(self.mode, rng, self.bases, &mut self.ram);
+        let mut setup = Setup::new(self.mode, rng, self.bases, &mut self.ram);
+        setup.cpu.xcr0 = self.features.xfeatures;
         if self.mode.0 != CodeSize::Bits64 {
             let selector = |seg| setup.cpu.segment(seg).selector;
             let (ds, es, gs) = (selector(Seg::Ds), selector(Seg::Es), selector(Seg::Gs));
@@ -222,11 +225,14 @@ impl Session {
         emulated: &Emulated,
         memory: Memory,
     ) -> Vec<Difference> {
+        let touched = self.ram.take_touched();
+        // What is left of a frame that was not finished may be elsewhere.
+        let partial = native.exception.is_some() && rules::pushes_frame(&case.insn);
         let pages = match memory {
-            Memory::Touched => self.ram.take_touched(),
-            Memory::All => u32::MAX,
+            Memory::Touched if !partial => touched,
+            _ => u32::MAX,
         };
-        let found = self.differences(case, native, emulated, &[], pages);
+        let found = self.differences(case, native, emulated, &Ignored::default(), pages);
         if found.is_empty() {
             return found;
         }
@@ -239,12 +245,13 @@ impl Session {
         if rules.is_empty() {
             return found;
         }
-        let found = self.differences(case, native, emulated, &rules, pages);
+        let ignored = Ignored::by(&rules);
+        let found = self.differences(case, native, emulated, &ignored, pages);
         if found.is_empty() {
             for rule in &rules {
                 self.stats.rule(&format!("{rule:?}"));
             }
-            if rules.iter().any(|rule| rule.ignores_memory()) {
+            if ignored.memory || ignored.all {
                 self.copy_memory();
             }
         }
@@ -256,16 +263,19 @@ impl Session {
         case: &Case,
         native: &Native,
         emulated: &Emulated,
-        rules: &[Rule],
+        ignored: &Ignored,
         pages: u32,
     ) -> Vec<Difference> {
-        let mut found = compare::registers(case, native, emulated, rules);
+        if ignored.all {
+            return Vec::new();
+        }
+        let mut found = compare::registers(case, native, emulated, ignored);
         if is_vector(case.insn.op) {
             let available = self.features.xfeatures;
             let area = self.processor.xsave();
             found.extend(compare::vectors(case, available, area, emulated));
         }
-        if !rules.iter().any(|rule| rule.ignores_memory()) {
+        if !ignored.memory {
             found.extend(self.memory(pages));
         }
         found
