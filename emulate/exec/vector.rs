@@ -14,7 +14,7 @@ use ept::Gva;
 
 use super::{operand, retire, Done};
 use crate::cpu::{mask, rflags, Cpu};
-use crate::guard::{Guest, Intent};
+use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Operand};
 use crate::op::Op;
 use crate::segment;
@@ -154,7 +154,7 @@ fn store_bytes(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     if bytes == 0 {
         return Ok(());
     }
-    guest.commit_bytes(span, data, bytes)
+    commit(guest, insn, span, data, bytes)
 }
 
 /// VMASKMOVPS and the like: the sign bits of the second operand's elements choose
@@ -181,7 +181,22 @@ fn store_elements(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     let bytes = bytes.wrapping_shr(first);
     let span = guest.prepare_bytes(gva, len, Intent::Write, bytes, false);
     let span = span.map_err(|stop| at_written(stop, gva, bytes))?;
-    guest.commit_bytes(span, data, bytes)
+    commit(guest, insn, span, data, bytes)
+}
+
+/// Writes chosen bytes. A device cannot get words with holes.
+fn commit(
+    guest: &mut Guest<'_>,
+    insn: &Insn,
+    span: Span,
+    data: &[u8],
+    bytes: u64,
+) -> Result<(), Stop> {
+    let result = guest.commit_bytes(span, data, bytes);
+    result.map_err(|stop| match stop {
+        Stop::Refused(_) => Stop::Refused(insn.op),
+        stop => stop,
+    })
 }
 
 /// A page fault in the second page of a store names the first byte there that is written.

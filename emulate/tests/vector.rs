@@ -541,3 +541,30 @@ fn devices_get_and_give_words() {
     want[8..].fill(2);
     assert_eq!(get(&machine, 2)[..16], want);
 }
+
+/// Lanes next to each other are a word to a device; with a hole between them they are
+/// not.
+#[test]
+fn devices_get_no_holes() {
+    for insn in masked() {
+        for (mask, bytes) in [(6, 2), (5, 0), (0, 0)] {
+            let mut machine = machine();
+            machine.cpu.gprs[7] = 0x2_0000;
+            if insn.op == Op::VmaskmovStore && insn.vector_len == insn.size * 2 && mask > 3 {
+                continue;
+            }
+            enable(&mut machine, &insn, mask);
+            let refused = mask != 0 && (bytes == 0 || insn.op == Op::Maskmovdqu);
+            let got = machine.run(&insn);
+            match refused {
+                true => assert_eq!(got, Err(Stop::Refused(insn.op))),
+                false => assert_eq!(got, Ok(Done::Retired)),
+            }
+            assert_eq!(machine.journal.has_posted(), mask != 0 && !refused);
+            if mask == 6 && !refused {
+                let word = machine.journal.next_write().unwrap();
+                assert_eq!(word.gpa, 0x2_0000 + u64::from(insn.size));
+            }
+        }
+    }
+}
