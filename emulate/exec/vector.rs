@@ -13,7 +13,7 @@
 use ept::Gva;
 
 use super::{operand, retire, Done};
-use crate::cpu::{mask, rflags, Cpu};
+use crate::cpu::{rflags, Cpu};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Operand};
 use crate::op::Op;
@@ -175,8 +175,8 @@ fn store_elements(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     let data = value
         .get(first as usize..past as usize)
         .ok_or(Stop::Refused(insn.op))?;
-    let offset = operand::effective_address(guest.cpu, insn).wrapping_add(first.into())
-        & mask(insn.addr_size);
+    // Inside the operand, addresses do not wrap.
+    let offset = operand::effective_address(guest.cpu, insn).wrapping_add(first.into());
     let gva = segment::linear(guest.cpu, insn.mem.seg, offset, len, true)?;
     let bytes = bytes.wrapping_shr(first);
     let span = guest.prepare_bytes(gva, len, Intent::Write, bytes, false);

@@ -494,6 +494,29 @@ fn page_faults_are_where_something_is_written() {
     }
 }
 
+/// A lane behind the highest address does not go on at address 0.
+#[test]
+fn lanes_do_not_wrap() {
+    let insn = vmaskmov(4, 16);
+    for (addr_size, base) in [(2, 0xfff4u64), (4, 0xffff_fff4)] {
+        for mask in [4, 8] {
+            let mut machine = machine();
+            let mut ds = *machine.cpu.segment(Seg::Ds);
+            ds.limit = 0xffff;
+            machine.cpu.set_segment(Seg::Ds, ds);
+            machine.cpu.gprs[7] = base;
+            enable(&mut machine, &insn, mask);
+            let inside = addr_size == 2 && mask == 4;
+            let want = match inside {
+                true => Ok(Done::Retired),
+                false => Err(Exception::gp(0).into()),
+            };
+            let insn = Insn { addr_size, ..insn };
+            assert_eq!(machine.run(&insn), want, "{addr_size} {mask}");
+        }
+    }
+}
+
 /// With all lanes off VMASKMOV does not even look; MASKMOVDQU does.
 #[test]
 fn nothing_is_accessed_with_all_lanes_off() {
