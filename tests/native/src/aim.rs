@@ -132,7 +132,10 @@ impl Aim<'_> {
             _ => (),
         }
         self.stack(insn);
-        if matches!(insn.op, Op::Movs | Op::Cmps | Op::Stos | Op::Scas | Op::Lods) {
+        if matches!(
+            insn.op,
+            Op::Movs | Op::Cmps | Op::Stos | Op::Scas | Op::Lods
+        ) {
             let count = self.count();
             self.set(RCX, count, insn.addr_size);
         }

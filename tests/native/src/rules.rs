@@ -107,10 +107,9 @@ impl Rule {
             | Self::MaskedFault
             | Self::FaultBeforeDenial => ignored.exception = true,
             Self::PartOfRegisters => ignored.gprs = true,
-            Self::PartOfFrame
-            | Self::PushedSelector
-            | Self::UndefinedResult
-            | Self::Aliases => ignored.memory = true,
+            Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
+                ignored.memory = true
+            }
             Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd => ignored.all = true,
         }
     }
@@ -176,9 +175,7 @@ impl Rule {
                 refused && pushes_frame(insn) && wraps(cpu)
             }
             Self::PushedSelector => context.amd && retired && pushes_selector(insn),
-            Self::UndefinedResult => {
-                insn.dst == Operand::Mem && flags::undefined_result(cpu, insn)
-            }
+            Self::UndefinedResult => insn.dst == Operand::Mem && flags::undefined_result(cpu, insn),
             Self::MisalignedStack => {
                 let stops = (native.exception, emulated.stop);
                 (insn.aligned || insn.op == Op::Cmpxchg16b)
@@ -333,7 +330,11 @@ fn write_fault(case: &Case, native: &Native) -> Option<u64> {
     let write = exception.error_code? & WRITE != 0;
     let cr2 = exception.cr2?.get();
     let insn = &case.insn;
-    let operand = linear(&case.start, insn.mem.seg, allowed::operand(&case.start, insn));
+    let operand = linear(
+        &case.start,
+        insn.mem.seg,
+        allowed::operand(&case.start, insn),
+    );
     let inside = cr2.wrapping_sub(operand) < u64::from(insn.mem_size);
     (write && inside).then_some(cr2)
 }
@@ -345,7 +346,9 @@ fn masked_fault(case: &Case, native: &Native, emulated: &Emulated) -> bool {
         Some(Stop::Denied(denial)) => compare::denied(&denial),
         _ => return false,
     };
-    let same = native.exception.is_some_and(|e| e.error_code == stop.error_code);
+    let same = native
+        .exception
+        .is_some_and(|e| e.error_code == stop.error_code);
     match (write_fault(case, native), stop.cr2) {
         (Some(native), Some(emulated)) => same && native >> 12 == emulated.get() >> 12,
         _ => false,
@@ -363,9 +366,12 @@ fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
         Some(Stop::Exception(exception)) => Some(exception),
         _ => None,
     };
-    match (fault(native.exception, PROTECTED), fault(emulated, NOT_PRESENT)) {
-        // In the same access, the second page of which begins at the emulator's fault.
-        (Some(first), Some(second)) => second & 0xfff == 0 && second.wrapping_sub(first) < 4096,
+    match (
+        fault(native.exception, PROTECTED),
+        fault(emulated, NOT_PRESENT),
+    ) {
+        // In the same access, in the second page of which the emulator's fault is.
+        (Some(first), Some(second)) => (second & !0xfff).wrapping_sub(first) < 4096,
         _ => false,
     }
 }
