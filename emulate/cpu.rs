@@ -2,6 +2,9 @@
 
 //! The registers of a virtual CPU that an instruction depends on and changes.
 
+use ept::Gva;
+
+use crate::fetch::CodeLocation;
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
@@ -25,6 +28,8 @@ pub mod rflags {
     pub const OF: u64 = 1 << 11;
     /// Both bits of the I/O privilege level.
     pub const IOPL: u64 = 3 << 12;
+    /// The task was called by another one.
+    pub const NT: u64 = 1 << 14;
     /// Instruction breakpoints are off for one instruction.
     pub const RF: u64 = 1 << 16;
     /// Virtual-8086 mode.
@@ -33,6 +38,26 @@ pub mod rflags {
     pub const AC: u64 = 1 << 18;
     /// The flags that arithmetic sets.
     pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
+}
+
+/// Numbers of general registers that instructions use without naming them.
+pub mod gpr {
+    /// RAX.
+    pub const RAX: u8 = 0;
+    /// RCX.
+    pub const RCX: u8 = 1;
+    /// RDX.
+    pub const RDX: u8 = 2;
+    /// RBX.
+    pub const RBX: u8 = 3;
+    /// RSP.
+    pub const RSP: u8 = 4;
+    /// RBP.
+    pub const RBP: u8 = 5;
+    /// RSI.
+    pub const RSI: u8 = 6;
+    /// RDI.
+    pub const RDI: u8 = 7;
 }
 
 /// A segment register with its hidden part (SDM 3A 3.4.3).
@@ -112,6 +137,8 @@ pub struct Cpu {
     pub cpl: u8,
     /// Control registers and what else translation depends on.
     pub paging: Paging,
+    /// XCR0: which registers software may use (SDM 3A 2.6).
+    pub xcr0: u64,
 }
 
 impl Cpu {
@@ -159,9 +186,34 @@ impl Cpu {
         }
     }
 
+    /// Where the instruction at RIP is fetched from.
+    pub fn code_location(&self) -> CodeLocation {
+        let cs = self.segment(Seg::Cs);
+        CodeLocation {
+            rip: self.rip,
+            cs_base: cs.base,
+            cs_limit: cs.limit,
+            long: self.long(),
+            paging: self.paging,
+        }
+    }
+
     /// 64-bit mode.
     pub const fn long(&self) -> bool {
         matches!(self.code, CodeSize::Bits64)
+    }
+
+    /// The linear address `bytes` further on: they have 64 bits in 64-bit mode and 32
+    /// elsewhere. But tables of the processor's own may lie above also in compatibility
+    /// mode (SDM 3A 5.2.1).
+    pub const fn linear(&self, gva: Gva, bytes: u64) -> Gva {
+        let next = gva.get().wrapping_add(bytes);
+        let above = self.paging.long_mode() && gva.get() > 0xffff_ffff;
+        if self.long() || above {
+            Gva::new(next)
+        } else {
+            Gva::new(next & 0xffff_ffff)
+        }
     }
 
     /// CR0.PE is 1 and RFLAGS.VM is 0.

@@ -7,8 +7,8 @@
 //!   CS.base + RIP --> linear address --paging--> guest-physical --GuestPhys--> bytes
 //! ```
 //!
-//! Everything here only reads: a walk sets no accessed or dirty flag. The crate
-//! knows nothing of EPT, sub-pages or VMX.
+//! What it writes, the accessed and dirty flags of its walks included, goes through
+//! [`guard`]. The crate knows nothing of EPT or VMX.
 #![cfg_attr(not(MODULE), no_std)]
 #![forbid(unsafe_code)]
 
@@ -17,14 +17,21 @@ extern crate std;
 
 pub mod cpu;
 pub mod decode;
+mod descriptor;
+pub mod event;
 pub mod exec;
 pub mod fetch;
+pub mod footprint;
 pub mod guard;
 pub mod insn;
 pub mod journal;
 pub mod op;
 pub mod paging;
+pub mod segment;
+mod stack;
 pub mod stop;
+pub mod task;
+mod xsave;
 
 use ept::Gpa;
 
@@ -50,5 +57,11 @@ pub trait GuestPhys {
 }
 
 #[cfg(test)]
+#[path = "tests/machine.rs"]
+mod machine;
+#[cfg(test)]
 #[path = "tests/memory.rs"]
 mod memory;
+#[cfg(test)]
+#[path = "tests/model.rs"]
+mod model;

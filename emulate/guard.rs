@@ -25,9 +25,14 @@ use spp::Mask;
 
 use crate::cpu::Cpu;
 use crate::journal::Journal;
-use crate::paging::{Access, Fault};
+use crate::paging::{Access, Fault, Paging};
 use crate::stop::{Denial, Exception, Stop};
 use crate::GuestPhys;
+pub use bytes::following;
+use bytes::Written;
+
+mod bytes;
+mod entry;
 
 /// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
 pub const MAX_SPAN: usize = 4096;
@@ -68,7 +73,7 @@ pub trait Memory: GuestPhys {
     /// bytes to be written allow that at the time of the write.
     fn write(&mut self, span: &Span, data: &[u8], bytes: u64) -> Result<(), Trouble>;
 
-    /// Replaces `old` by `new` in the one memory fragment of a span, at once for all
+    /// Replaces `old` by `new` in the memory fragments of a span, at once for all
     /// processors where its address is aligned. False: `old` is not there.
     ///
     /// # Errors
@@ -99,6 +104,12 @@ impl Fragments {
     fn iter(&self) -> impl Iterator<Item = Fragment> + '_ {
         core::iter::once(self.first).chain(self.second)
     }
+
+    /// Bytes of all, [`MAX_SPAN`] at most.
+    fn len(&self) -> u16 {
+        let second = self.second.map_or(0, |f| f.len);
+        self.first.len.saturating_add(second)
+    }
 }
 
 /// Bytes that may be read.
@@ -107,8 +118,21 @@ pub struct Source {
     fragments: Fragments,
 }
 
+impl Source {
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
+    }
+
+    /// A device has a part in it.
+    pub fn device(&self) -> bool {
+        self.fragments.iter().any(|f| f.device)
+    }
+}
+
 /// Bytes that may be written: proof that the guest's page tables and the sub-page maps
-/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] alone.
+/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] and
+/// [`Guest::prepare_bytes`], and by the page walk for its own flags.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an access that was prepared is committed"]
 pub struct Span {
@@ -127,14 +151,35 @@ impl Span {
         self.gva
     }
 
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
+    }
+
     /// Its length in bytes.
     pub fn len(&self) -> usize {
-        self.fragments().map(|f| usize::from(f.len)).sum()
+        self.fragments.len().into()
     }
 
     /// Never: a span has a byte at least.
     pub const fn is_empty(&self) -> bool {
         false
+    }
+
+    /// Whether every memory fragment is still memory whose map allows the write of the
+    /// bytes whose bits are set in `bytes` (as for [`Memory::write`]); `page` says what
+    /// is at a frame now.
+    pub fn allowed(&self, bytes: u64, mut page: impl FnMut(Gfn) -> Page) -> bool {
+        let mut done = 0u16;
+        self.fragments().all(|fragment| {
+            let written = Written::new(fragment, done, bytes);
+            done = done.saturating_add(fragment.len);
+            fragment.device
+                || match page(fragment.gpa.gfn()) {
+                    Page::Ram(map) => map.allows(written.touched()),
+                    Page::Rom | Page::Device => false,
+                }
+        })
     }
 
     /// A device has a part in it.
@@ -226,36 +271,30 @@ impl Guest<'_> {
         intent: Intent,
         bytes: u64,
     ) -> Result<(), Stop> {
-        let size = fragments.iter().map(|f| f.len).sum();
+        let size = fragments.len();
         let mut done = 0u16;
         for fragment in fragments.iter() {
-            if let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) {
-                let ahead = match bytes {
-                    u64::MAX => u64::MAX,
-                    bytes => bytes.checked_shr(done.into()).unwrap_or(0),
-                };
-                let written = written(fragment.len, ahead);
-                let touched = match written {
-                    Some((from, len)) => touched(fragment.gpa, from, len),
-                    None => Mask::NONE,
-                };
-                let denied = map.denied(touched);
-                if denied != Mask::NONE {
-                    let from = written.map_or(0, |(from, _)| from);
-                    let first = first_denied(fragment.gpa, from, denied);
-                    let ahead = u64::from(done).wrapping_add(u64::from(first));
-                    return Err(Stop::Denied(Denial {
-                        gpa: Gpa::new(fragment.gpa.get().wrapping_add(u64::from(first))),
-                        gva: self.cpu.paging.linear(gva, ahead),
-                        size,
-                        denied,
-                        map,
-                        read: intent == Intent::ReadWrite,
-                        walk: false,
-                    }));
-                }
-            }
+            let written = Written::new(fragment, done, bytes);
             done = done.saturating_add(fragment.len);
+            let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) else {
+                continue;
+            };
+            let denied = map.denied(written.touched());
+            if denied != Mask::NONE {
+                let gpa = written.first_in(denied);
+                let ahead = done.saturating_sub(fragment.len);
+                let ahead =
+                    u64::from(ahead).wrapping_add(gpa.get().wrapping_sub(fragment.gpa.get()));
+                return Err(Stop::Denied(Denial {
+                    gpa,
+                    gva: self.cpu.linear(gva, ahead),
+                    size,
+                    denied,
+                    map,
+                    read: intent == Intent::ReadWrite,
+                    walk: false,
+                }));
+            }
         }
         Ok(())
     }
@@ -265,28 +304,32 @@ impl Guest<'_> {
         let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
         let len = len.clamp(1, MAX_SPAN as u16);
         let first_len = len.min(in_page);
-        let first = self.fragment(gva, first_len, access)?;
         let rest = len.wrapping_sub(first_len);
-        let second = match rest {
-            0 => None,
-            rest => {
-                let next = self.cpu.paging.linear(gva, u64::from(first_len));
-                Some(self.fragment(next, rest, access)?)
-            }
-        };
-        Ok(Fragments { first, second })
+        if rest == 0 {
+            let first = self.fragment(gva, len, access)?;
+            return Ok(Fragments {
+                first,
+                second: None,
+            });
+        }
+        let next = self.cpu.linear(gva, first_len.into());
+        // The guest's own faults come before flags are set, and before denials of that.
+        let paging = self.cpu.paging;
+        for gva in [gva, next] {
+            let gpa = paging.translate(self.memory, gva, access);
+            gpa.map_err(|fault| fault_stop(&paging, gva, access, fault))?;
+        }
+        Ok(Fragments {
+            first: self.fragment(gva, first_len, access)?,
+            second: Some(self.fragment(next, rest, access)?),
+        })
     }
 
     fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
         let paging = self.cpu.paging;
         let gpa = paging
             .translate_and_mark(self.memory, gva, access)
-            .map_err(|fault| match fault {
-                Fault::Page(code) => Exception::pf(gva, code).into(),
-                Fault::NonCanonical => Exception::gp(0).into(),
-                Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
-                Fault::Stop(stop) => stop,
-            })?;
+            .map_err(|fault| fault_stop(&paging, gva, access, fault))?;
         Ok(Fragment {
             gpa,
             len,
@@ -360,9 +403,9 @@ impl Guest<'_> {
             .fragments()
             .filter(|f| f.device)
             .map(|f| usize::from(f.len).div_ceil(8))
-            .sum();
+            .fold(0, usize::wrapping_add);
         // Bytes left out cannot be told to a device in words.
-        let masked = words > 0 && !all(bytes, span.len());
+        let masked = words > 0 && !bytes::all(bytes, span.len());
         if masked || !self.devices.room(words) {
             return Err(Stop::Refused(crate::op::Op::Unknown));
         }
@@ -378,6 +421,29 @@ impl Guest<'_> {
                 self.post(fragment.gpa, part);
             }
         }
+        Ok(())
+    }
+
+    /// Writes the next port data to a span, which makes it used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::commit`]: the data is there still.
+    pub fn commit_ports(&mut self, span: Span) -> Result<(), Stop> {
+        let len = span.len();
+        let data = self.devices.port_data().get(..len).ok_or(Stop::Host)?;
+        if span.device() {
+            // One element.
+            let mut element = [0; 8];
+            let element = element.get_mut(..len).ok_or(Stop::Host)?;
+            for (to, from) in element.iter_mut().zip(data) {
+                *to = *from;
+            }
+            self.commit(span, element)?;
+        } else {
+            self.memory.write(&span, data, u64::MAX).map_err(stop)?;
+        }
+        self.devices.port_used(len as u16);
         Ok(())
     }
 
@@ -397,7 +463,7 @@ impl Guest<'_> {
     /// [`Stop::Retry`] where `old` is there no more; other [`Stop`]s as for
     /// [`Guest::commit`]. No byte was written.
     pub fn exchange(&mut self, span: Span, old: &[u8], new: &[u8]) -> Result<(), Stop> {
-        // Devices have no locked accesses, and no page boundary is locked over.
+        // Devices have no locked accesses.
         if span.device() {
             return self.commit(span, new);
         }
@@ -408,6 +474,16 @@ impl Guest<'_> {
     }
 }
 
+/// What a fault of the walk means to the instruction.
+fn fault_stop(paging: &Paging, gva: Gva, access: Access, fault: Fault) -> Stop {
+    match fault {
+        Fault::Page(code) => Exception::pf(gva, code).into(),
+        Fault::NonCanonical => Exception::gp(0).into(),
+        Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
+        Fault::Stop(stop) => stop,
+    }
+}
+
 fn stop(trouble: Trouble) -> Stop {
     match trouble {
         Trouble::Changed => Stop::Retry,
@@ -415,44 +491,6 @@ fn stop(trouble: Trouble) -> Stop {
     }
 }
 
-/// The first `len` bits are set; beyond 64 there are none to look at.
-const fn all(bytes: u64, len: usize) -> bool {
-    let wanted = if len >= 64 {
-        u64::MAX
-    } else {
-        (1u64 << len).wrapping_sub(1)
-    };
-    bytes & wanted == wanted
-}
-
-/// From which byte on, and how many bytes of a fragment are written: from the first to
-/// the last whose bit is set. `None` if there are none.
-///
-/// Bytes left out lie between written ones only in spans of at most 64 bytes, which touch
-/// two sub-pages at most: so no sub-page counts in which nothing is written.
-const fn written(len: u16, bytes: u64) -> Option<(u16, u16)> {
-    if len > 64 {
-        return Some((0, len));
-    }
-    let bits = match len {
-        64 => bytes,
-        len => bytes & (1u64 << len).wrapping_sub(1),
-    };
-    if bits == 0 {
-        return None;
-    }
-    let from = bits.trailing_zeros() as u16;
-    let past = 64 - bits.leading_zeros() as u16;
-    Some((from, past.wrapping_sub(from)))
-}
-
-fn touched(gpa: Gpa, from: u16, len: u16) -> Mask {
-    Mask::touched(gpa.page_offset().saturating_add(from), len.into())
-}
-
-/// The offset in the fragment of the first byte, not before `from`, that is denied.
-fn first_denied(gpa: Gpa, from: u16, denied: Mask) -> u16 {
-    let start = denied.raw().trailing_zeros() * spp::SUBPAGE_SIZE as u32;
-    let offset = u32::from(gpa.page_offset());
-    (start.saturating_sub(offset) as u16).max(from)
-}
+#[cfg(test)]
+#[path = "tests/guard.rs"]
+mod tests;

@@ -142,7 +142,10 @@ pub struct Insn {
     /// Bytes of an address: 2, 4 or 8. Also the width of RCX, RSI and RDI in string
     /// instructions.
     pub addr_size: u8,
-    /// Destination, or the first operand as the manual writes it.
+    /// Destination, or the first operand as the manual writes it: of PUSH, CALL, JMP, MUL
+    /// or DIV too. Implied operands appear where they are in memory or decide: the count
+    /// CL of shifts, `[rDI]` of MASKMOVDQU (its destination), `[rBX]` of XLAT (AL has to be
+    /// added), AL to RAX of a MOV with an offset.
     pub dst: Operand,
     /// Source, or the second operand.
     pub src: Operand,
@@ -178,5 +181,16 @@ impl Insn {
         matches!(self.dst, Operand::Mem)
             || matches!(self.src, Operand::Mem)
             || matches!(self.third, Operand::Mem)
+    }
+
+    /// What it does to the explicit operand in memory.
+    pub const fn access(&self) -> MemAccess {
+        if matches!(self.dst, Operand::Mem) {
+            self.op.access()
+        } else if self.has_mem() {
+            MemAccess::Read
+        } else {
+            MemAccess::None
+        }
     }
 }

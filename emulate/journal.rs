@@ -67,6 +67,8 @@ struct Reads {
     words: [DeviceWord; WORDS],
     filled: u8,
     ports: Ports,
+    /// When they were put aside: higher is later.
+    since: u32,
 }
 
 const NO_READS: Reads = Reads {
@@ -78,11 +80,18 @@ const NO_READS: Reads = Reads {
     }; WORDS],
     filled: 0,
     ports: NO_PORTS,
+    since: 0,
 };
 
 impl Reads {
     const fn is_empty(&self) -> bool {
         self.filled == 0 && self.ports.filled == self.ports.used
+    }
+
+    const fn forget(&mut self) {
+        self.filled = 0;
+        self.ports.filled = 0;
+        self.ports.used = 0;
     }
 }
 
@@ -96,6 +105,7 @@ pub struct Journal {
     sent: u8,
     port_write: Option<(u16, u8, u32)>,
     kept: [Reads; KEPT],
+    clock: u32,
 }
 
 impl Default for Journal {
@@ -115,6 +125,7 @@ impl Journal {
             sent: 0,
             port_write: None,
             kept: [NO_READS; KEPT],
+            clock: 0,
         }
     }
 
@@ -125,22 +136,30 @@ impl Journal {
         if self.now.rip == rip {
             return;
         }
-        if !self.now.is_empty() {
-            // The oldest goes where too many instructions are unfinished.
-            self.kept.rotate_right(1);
-            if let Some(first) = self.kept.first_mut() {
-                *first = self.now;
-            }
-            self.now.filled = 0;
-            self.now.ports.filled = 0;
-            self.now.ports.used = 0;
-        }
-        self.now.rip = rip;
+        self.clock = self.clock.saturating_add(1);
+        self.now.since = self.clock;
         let mine = |kept: &&mut Reads| kept.rip == rip && !kept.is_empty();
         if let Some(kept) = self.kept.iter_mut().find(mine) {
-            self.now = *kept;
-            kept.filled = 0;
-            kept.ports.used = kept.ports.filled;
+            core::mem::swap(kept, &mut self.now);
+            return;
+        }
+        self.put_aside();
+        self.now.forget();
+        self.now.rip = rip;
+    }
+
+    /// Keeps what the instruction that was executed last has not used.
+    fn put_aside(&mut self) {
+        if self.now.is_empty() {
+            return;
+        }
+        // The oldest goes where too many instructions are unfinished.
+        let age = |kept: &&mut Reads| match kept.is_empty() {
+            true => 0,
+            false => kept.since,
+        };
+        if let Some(place) = self.kept.iter_mut().min_by_key(age) {
+            core::mem::swap(place, &mut self.now);
         }
     }
 
@@ -281,3 +300,7 @@ impl Journal {
         self.port_write.take()
     }
 }
+
+#[cfg(test)]
+#[path = "tests/journal.rs"]
+mod tests;

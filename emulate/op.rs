@@ -50,6 +50,40 @@ macro_rules! ops {
     };
 }
 
+impl Op {
+    /// What it does to memory that no operand names: the stack, and where a register points.
+    pub const fn implied(self) -> MemAccess {
+        match self {
+            Self::Push
+            | Self::PushSreg
+            | Self::Pusha
+            | Self::Pushf
+            | Self::CallNear
+            | Self::CallFar
+            | Self::Int
+            | Self::Movdir64b
+            | Self::Enqcmd => MemAccess::Write,
+            Self::Pop
+            | Self::Popa
+            | Self::Popf
+            | Self::Leave
+            | Self::RetNear
+            | Self::RetFar
+            | Self::Iret => MemAccess::Read,
+            Self::Enter => MemAccess::ReadWrite,
+            _ => MemAccess::None,
+        }
+    }
+
+    /// The decoder tells operands and sizes, not just the length.
+    pub const fn is_detailed(self) -> bool {
+        !matches!(
+            self,
+            Self::Unknown | Self::NoMemory | Self::Scatter | Self::OtherRead | Self::OtherWrite
+        )
+    }
+}
+
 ops! {
     // Of valid length, but nothing more is known.
     #[default]
@@ -64,7 +98,7 @@ ops! {
     Movsxd "MOVSXD" Read Emulated,
     Movnti "MOVNTI" Write Emulated,
     Movdiri "MOVDIRI" Write Emulated,
-    Movdir64b "MOVDIR64B" None Emulated,
+    Movdir64b "MOVDIR64B" Read Emulated,
     MovbeLoad "MOVBE (load)" Read Emulated,
     MovbeStore "MOVBE (store)" Write Emulated,
     MovFromSreg "MOV from segment register" Write Emulated,
@@ -159,8 +193,8 @@ ops! {
     LowLoad "MOVLPS, MOVLPD and VEX forms (load)" Read Emulated,
     /// MOVHPS, MOVHPD.
     HighLoad "MOVHPS, MOVHPD and VEX forms (load)" Read Emulated,
-    Maskmovdqu "MASKMOVDQU, VMASKMOVDQU" None Emulated,
-    Maskmovq "MASKMOVQ" None SingleStep,
+    Maskmovdqu "MASKMOVDQU, VMASKMOVDQU" Write Emulated,
+    Maskmovq "MASKMOVQ" Write SingleStep,
     VmaskmovStore "VMASKMOVPS, VMASKMOVPD, VPMASKMOVD, VPMASKMOVQ (store)" Write Emulated,
 
     Fxsave "FXSAVE" Write SingleStep,
@@ -173,20 +207,25 @@ ops! {
     Evex "EVEX stores" Write SingleStep,
     Kmov "KMOV (store)" Write SingleStep,
 
-    Xsave "XSAVE, XSAVEOPT, XSAVEC, XSAVES" Write SingleStep,
+    Xsave "XSAVE, XSAVEOPT, XSAVEC, XSAVES" ReadWrite SingleStep,
     Scatter "VPSCATTER, VSCATTER" Write Refused,
     Amx "AMX (TILESTORED, STTILECFG)" Write Refused,
     Enqcmd "ENQCMD, ENQCMDS" None Refused,
     ShadowStack "shadow stacks (WRSS, WRUSS, SAVEPREVSSP, RSTORSSP, SETSSBSY, CLRSSBSY)" ReadWrite Refused,
     Bound "MPX (BNDMOV, BNDSTX)" Write Refused,
     Vmx "VMX (VMREAD, VMPTRST and others)" Write Refused,
-    Iret "IRET" None Refused,
+    Int "INT n, INT3, INTO, INT1" None Refused,
+    Iret "IRET, ERETS, ERETU, UIRET" None Refused,
     Popf "POPF" None Refused,
     LoadSreg "loads of segment registers (MOV, POP, LDS, LES, LFS, LGS, LSS)" Read Refused,
     SystemLoad "LGDT, LIDT, LLDT, LTR, LMSW" Read Refused,
     Arpl "ARPL" ReadWrite Refused,
     Rao "RAO-INT, CMPccXADD" ReadWrite Refused,
-    KeyLocker "Key Locker" ReadWrite Refused,
+    KeyLocker "Key Locker" Read Refused,
     OtherRead "(any other that only reads memory)" Read Refused,
     OtherWrite "(any other that writes memory)" ReadWrite Refused,
 }
+
+#[cfg(test)]
+#[path = "tests/op.rs"]
+mod tests;

@@ -16,7 +16,7 @@
 //!          32 payload of the exit, 256 bytes
 //!         288 kvm_valid_regs, kvm_dirty_regs       in
 //!  page 1   port data, at IoExit::data_offset
-//!  page 2   ring of coalesced MMIO, not used
+//!  page 2   ring of coalesced writes, see [`bus`](crate::bus)
 //! ```
 
 /// Bytes of a vCPU file that can be mapped: three pages.
@@ -44,6 +44,8 @@ pub const CR8: usize = 16;
 pub const APIC_BASE: usize = 24;
 /// Where the payload of the exit begins.
 pub const PAYLOAD: usize = 32;
+/// Where [`MmioExit::data`] is, which user space fills for a read.
+pub const MMIO_DATA: usize = PAYLOAD + 8;
 /// How many bytes of payload there are.
 pub const PAYLOAD_SIZE: usize = 256;
 /// `u64`, in: register sets to copy out; must be 0 here.

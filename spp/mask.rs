@@ -84,6 +84,12 @@ impl Mask {
         self.denied(touched).0 == 0
     }
 
+    /// The sub-pages of either set.
+    #[inline]
+    pub const fn union(self, other: Mask) -> Mask {
+        Mask(self.0 | other.0)
+    }
+
     /// The sub-pages of `touched` that deny a write.
     #[inline]
     pub const fn denied(self, touched: Mask) -> Mask {

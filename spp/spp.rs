@@ -15,6 +15,7 @@ mod sppt;
 mod stale;
 mod unlinked;
 mod verdict;
+mod view;
 
 pub use mask::{Mask, SUBPAGES, SUBPAGE_SIZE};
 pub use space::{frames_for_masks, Mapped, Space, MAX_FRAMES_PER_MAP};
@@ -22,3 +23,4 @@ pub use sppt::Sppt;
 pub use stale::{Spent, Stale};
 pub use unlinked::Unlinked;
 pub use verdict::{Verdict, WriteFault};
+pub use view::{Unsuitable, Use, VIEW_FRAMES};

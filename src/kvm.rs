@@ -11,13 +11,18 @@
 //!    allocated or looked up under it: frames are reserved before. The `Stale`
 //!    token of an update is spent before it is dropped (see [`tlb`]).
 //!
-//! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them.
+//! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them. The
+//! locks of [`bus`] are told there: an ioctl takes them with none of these held,
+//! a vCPU's write under 1.
 
 pub(crate) mod area;
+pub(crate) mod bus;
 pub(crate) mod control;
 pub(crate) mod dev;
+pub(crate) mod emulator;
 pub(crate) mod entry;
 pub(crate) mod exits;
+pub(crate) mod guest;
 pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod msrs;
@@ -25,6 +30,7 @@ pub(crate) mod regs;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod setup;
+pub(crate) mod stepping;
 pub(crate) mod subpage;
 pub(crate) mod tlb;
 pub(crate) mod vcpu;

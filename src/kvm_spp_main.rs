@@ -37,6 +37,12 @@ module! {
     authors: ["The kvm_spp authors"],
     description: "KVM-style hypervisor with EPT sub-page write permissions",
     license: "GPL",
+    params: {
+        software: bool {
+            default: false,
+            description: "Keep sub-page maps by emulation even where the CPU could",
+        },
+    },
 }
 
 kernel::sync::global_lock! {
@@ -106,12 +112,17 @@ fn probe() -> Result<Arc<Vmx>> {
         return Err(EOPNOTSUPP);
     }
     let caps = cpu::common_caps()?;
+    let software = module_parameters::software.value();
     pr_info!(
         "ready; sub-page write permissions: {}\n",
-        match caps.spp() {
-            true => "yes",
-            false => "this CPU does not offer them",
+        match (software, caps.spp()) {
+            (true, _) => "by emulation, as the parameter \"software\" asks",
+            (false, true) => "yes",
+            (false, false) => "by emulation, as this CPU does not offer them",
         }
     );
-    Ok(Arc::new(Vmx::new(caps)?, GFP_KERNEL)?)
+    Ok(Arc::new(
+        Vmx::new(caps, caps.spp() && !software)?,
+        GFP_KERNEL,
+    )?)
 }

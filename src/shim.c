@@ -6,6 +6,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
+#include <linux/eventfd.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/interrupt.h>
@@ -16,6 +17,8 @@
 #include <linux/pgtable.h>
 #include <linux/sched/signal.h>
 #include <linux/smp.h>
+#include <linux/uaccess.h>
+#include <linux/unaligned.h>
 #include <asm/cpu_entry_area.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
@@ -383,6 +386,17 @@ u64 kvm_spp_user_end(void)
 	return TASK_SIZE_MAX;
 }
 
+/* Words of page tables: copy_from_user() costs several times as much. */
+int kvm_spp_get_user_u32(unsigned long addr, u32 *value)
+{
+	return get_user(*value, (u32 __user *)addr);
+}
+
+int kvm_spp_get_user_u64(unsigned long addr, u64 *value)
+{
+	return get_user(*value, (u64 __user *)addr);
+}
+
 struct mm_struct *kvm_spp_current_mm(void)
 {
 	return current->mm;
@@ -407,6 +421,95 @@ long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page)
 void kvm_spp_mark_page_dirty(struct page *page)
 {
 	folio_mark_dirty(page_folio(page));
+}
+
+/*
+ * Stores @len bytes to a guest page, those of the first 64 whose bit is set in
+ * @bytes. A naturally aligned word is one access for all CPUs, as it would be
+ * for an instruction of the guest.
+ */
+void kvm_spp_page_store(struct page *page, unsigned int offset, const void *data,
+			unsigned int len, u64 bytes)
+{
+	u8 *to = page_address(page) + offset;
+	const u8 *from = data;
+	unsigned int i;
+
+	if (bytes == U64_MAX && IS_ALIGNED((unsigned long)to, len)) {
+		switch (len) {
+		case 1:
+			WRITE_ONCE(*to, *from);
+			return;
+		case 2:
+			WRITE_ONCE(*(u16 *)to, get_unaligned((const u16 *)from));
+			return;
+		case 4:
+			WRITE_ONCE(*(u32 *)to, get_unaligned((const u32 *)from));
+			return;
+		case 8:
+			WRITE_ONCE(*(u64 *)to, get_unaligned((const u64 *)from));
+			return;
+		}
+	}
+	if (bytes == U64_MAX) {
+		memcpy(to, from, len);
+		return;
+	}
+	for (i = 0; i < len; i++)
+		if (i >= 64 || bytes >> i & 1)
+			WRITE_ONCE(to[i], from[i]);
+}
+
+/*
+ * Compares and exchanges @len bytes of a guest page: 1, 2, 4 or 8 in one cache
+ * line, or 16 that are aligned. 1: done, 0: @old is not there, -EINVAL: no such
+ * access.
+ */
+int kvm_spp_page_exchange(struct page *page, unsigned int offset, const void *old,
+			  const void *new, unsigned int len)
+{
+	void *at = page_address(page) + offset;
+
+	if (offset % SMP_CACHE_BYTES + len > SMP_CACHE_BYTES)
+		return -EINVAL;
+	switch (len) {
+	case 1: {
+		u8 was = *(const u8 *)old;
+
+		return cmpxchg((u8 *)at, was, *(const u8 *)new) == was;
+	}
+	case 2: {
+		u16 was = get_unaligned((const u16 *)old);
+
+		return cmpxchg((u16 *)at, was, get_unaligned((const u16 *)new)) == was;
+	}
+	case 4: {
+		u32 was = get_unaligned((const u32 *)old);
+
+		return cmpxchg((u32 *)at, was, get_unaligned((const u32 *)new)) == was;
+	}
+	case 8: {
+		u64 was = get_unaligned((const u64 *)old);
+
+		return cmpxchg((u64 *)at, was, get_unaligned((const u64 *)new)) == was;
+	}
+	case 16: {
+		u128 was, next;
+
+		if (!IS_ALIGNED((unsigned long)at, 16) || !boot_cpu_has(X86_FEATURE_CX16))
+			return -EINVAL;
+		memcpy(&was, old, 16);
+		memcpy(&next, new, 16);
+		return try_cmpxchg128((u128 *)at, &was, next);
+	}
+	}
+	return -EINVAL;
+}
+
+/* Reads @len bytes of a guest page. */
+void kvm_spp_page_load(struct page *page, unsigned int offset, void *data, unsigned int len)
+{
+	memcpy(data, page_address(page) + offset, len);
 }
 
 /* Ends the reference of a guest-page look-up. */
@@ -560,6 +663,21 @@ void kvm_spp_cpus_read_unlock(void)
 int kvm_spp_anon_fd(const char *name, const struct file_operations *fops, void *priv)
 {
 	return anon_inode_getfd(name, fops, priv, O_RDWR | O_CLOEXEC);
+}
+
+struct eventfd_ctx *kvm_spp_eventfd_get(int fd)
+{
+	return eventfd_ctx_fdget(fd);
+}
+
+void kvm_spp_eventfd_signal(struct eventfd_ctx *ctx)
+{
+	eventfd_signal(ctx);
+}
+
+void kvm_spp_eventfd_put(struct eventfd_ctx *ctx)
+{
+	eventfd_ctx_put(ctx);
 }
 
 /* A reference that keeps kvm_intel loaded; NULL where there is no /dev/kvm. */

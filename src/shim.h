@@ -9,6 +9,7 @@
 
 #include <linux/types.h>
 
+struct eventfd_ctx;
 struct file_operations;
 struct mm_struct;
 struct page;
@@ -81,11 +82,18 @@ u64 kvm_spp_page_phys(struct page *page);
 void *kvm_spp_phys_to_virt(u64 phys);
 struct page *kvm_spp_phys_to_page(u64 phys);
 u64 kvm_spp_user_end(void);
+int kvm_spp_get_user_u32(unsigned long addr, u32 *value);
+int kvm_spp_get_user_u64(unsigned long addr, u64 *value);
 struct mm_struct *kvm_spp_current_mm(void);
 int kvm_spp_gup_fast(unsigned long hva, bool write, struct page **page);
 long kvm_spp_gup_slow(unsigned long hva, bool write, struct page **page);
 void kvm_spp_mark_page_dirty(struct page *page);
 void kvm_spp_release_page(struct page *page);
+void kvm_spp_page_store(struct page *page, unsigned int offset, const void *data,
+			unsigned int len, u64 bytes);
+int kvm_spp_page_exchange(struct page *page, unsigned int offset, const void *old,
+			  const void *new, unsigned int len);
+void kvm_spp_page_load(struct page *page, unsigned int offset, void *data, unsigned int len);
 int kvm_spp_host_level(struct mm_struct *mm, unsigned long hva);
 struct kvm_spp_notifier *
 kvm_spp_notifier_register(const struct kvm_spp_notifier_ops *ops, void *owner);
@@ -97,6 +105,9 @@ bool kvm_spp_cpu_possible(unsigned int cpu);
 void kvm_spp_cpus_read_lock(void);
 void kvm_spp_cpus_read_unlock(void);
 int kvm_spp_anon_fd(const char *name, const struct file_operations *fops, void *priv);
+struct eventfd_ctx *kvm_spp_eventfd_get(int fd);
+void kvm_spp_eventfd_signal(struct eventfd_ctx *ctx);
+void kvm_spp_eventfd_put(struct eventfd_ctx *ctx);
 struct file *kvm_spp_pin_kvm(void);
 void kvm_spp_unpin_kvm(struct file *file);
 void kvm_spp_sigmask_begin(const u64 *mask);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ram(BTreeMap<u64, [u8; 4096]>);
 
 impl Ram {

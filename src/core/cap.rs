@@ -203,6 +203,12 @@ impl Caps {
         }
     }
 
+    /// The guest can be made to exit after one instruction.
+    #[inline]
+    pub const fn monitor_trap(&self) -> bool {
+        allowed(self.msrs.proc) & Proc::MONITOR_TRAP_FLAG.bits() != 0
+    }
+
     /// Sub-page write permissions are offered.
     #[inline]
     pub const fn spp(&self) -> bool {
@@ -280,6 +286,13 @@ pub const fn with_mov_dr_exiting(proc: u32, exiting: bool) -> u32 {
     } else {
         proc & !Proc::MOV_DR_EXITING.bits()
     }
+}
+
+/// The primary processor-based controls `proc` with an exit after one instruction, which
+/// [`Caps::monitor_trap`] says is possible.
+#[inline]
+pub const fn with_monitor_trap(proc: u32) -> u32 {
+    proc | Proc::MONITOR_TRAP_FLAG.bits()
 }
 
 /// The primary processor-based controls `proc` with the windows to request.

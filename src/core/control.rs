@@ -41,6 +41,8 @@ bitflags! {
         const MOV_DR_EXITING = 1 << 23;
         /// Every port access exits.
         const UNCONDITIONAL_IO_EXITING = 1 << 24;
+        /// Exit after one instruction.
+        const MONITOR_TRAP_FLAG = 1 << 27;
         /// The MSR bitmap decides which RDMSR and WRMSR exit.
         const USE_MSR_BITMAPS = 1 << 28;
         /// MONITOR exits.

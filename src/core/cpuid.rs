@@ -265,6 +265,18 @@ pub fn supported_xcr0(host: &impl Fn(u32, u32) -> Registers) -> u64 {
     u64::from(first(host(0xd, 0))) & XCR0_MASK
 }
 
+/// Bytes of the XSAVE area in the standard format with the components of `xcr0`, a part of
+/// [`XCR0_MASK`] (SDM 1 13.4.3; the offsets are the same on all processors).
+pub const fn standard_xsave_size(xcr0: u64) -> u16 {
+    if xcr0 & 0xe0 != 0 {
+        2688
+    } else if xcr0 & 4 != 0 {
+        832
+    } else {
+        576
+    }
+}
+
 /// Bytes of a standard-format XSAVE area with these components (SDM 1 13.4):
 /// each extended one says its size and offset in its subleaf.
 fn xsave_size(components: u64, subleaf: impl Fn(u32) -> Registers) -> u32 {

@@ -7,7 +7,7 @@ const TF: u64 = 1 << 8;
 /// RFLAGS.RF.
 const RF: u64 = 1 << 16;
 /// Blocking by STI and by MOV SS (SDM 3C table 25-3): one instruction long.
-const SHADOW: u32 = 3;
+pub const SHADOW: u32 = 3;
 /// "Single step" of the pending debug exceptions (SDM 3C table 25-4).
 pub const PENDING_DEBUG_BS: u64 = 1 << 14;
 

@@ -9,7 +9,8 @@ use ept::{
     Frames,
     Hpa,
     PhysMem,
-    Slot, //
+    Slot,
+    PAGE_SIZE, //
 };
 use kernel::{
     bindings,
@@ -55,6 +56,20 @@ impl Frame {
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         // SAFETY: `page` is a valid page by the type invariant.
         unsafe { shim::kvm_spp_page_address(self.page.as_ptr()) }.cast()
+    }
+
+    /// The frame's bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: The page's bytes are valid, initialised since it was zeroed, and belong to
+        // this value. They change through `bytes_mut` only, or by the processor where the
+        // frame was given to it, and then its owner does not look.
+        unsafe { core::slice::from_raw_parts(self.as_ptr(), PAGE_SIZE as usize) }
+    }
+
+    /// The frame's bytes, to be changed.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: As for `bytes`, with an exclusive borrow.
+        unsafe { core::slice::from_raw_parts_mut(self.as_ptr(), PAGE_SIZE as usize) }
     }
 
     /// Gives the frame up to a paging structure, which knows it by address.
@@ -112,7 +127,8 @@ impl Frames for Reserve {
 /// `base` is where the direct mapping shows physical address 0, and every
 /// [`Slot`] asked for lies in a table frame of a live `Space`: slots are only
 /// made by `ept::Tree` walks from a root that the same owner holds, and table
-/// frames are freed only when that owner is dropped, or once no table links to them.
+/// frames are freed only when that owner is dropped, or once no table links to them;
+/// or it lies in a frame of a view, which a vCPU owns.
 pub(crate) struct Tables {
     base: *mut u8,
 }

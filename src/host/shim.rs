@@ -120,6 +120,28 @@ unsafe extern "C" {
         -> c_long;
     pub(crate) fn kvm_spp_mark_page_dirty(page: *mut bindings::page);
     pub(crate) fn kvm_spp_release_page(page: *mut bindings::page);
+    pub(crate) fn kvm_spp_get_user_u32(addr: c_ulong, value: *mut u32) -> c_int;
+    pub(crate) fn kvm_spp_get_user_u64(addr: c_ulong, value: *mut u64) -> c_int;
+    pub(crate) fn kvm_spp_page_store(
+        page: *mut bindings::page,
+        offset: c_uint,
+        data: *const c_void,
+        len: c_uint,
+        bytes: u64,
+    );
+    pub(crate) fn kvm_spp_page_exchange(
+        page: *mut bindings::page,
+        offset: c_uint,
+        old: *const c_void,
+        new: *const c_void,
+        len: c_uint,
+    ) -> c_int;
+    pub(crate) fn kvm_spp_page_load(
+        page: *mut bindings::page,
+        offset: c_uint,
+        data: *mut c_void,
+        len: c_uint,
+    );
     pub(crate) fn kvm_spp_host_level(mm: *mut bindings::mm_struct, hva: u64) -> c_int;
     pub(crate) fn kvm_spp_notifier_register(
         ops: *const NotifierOps,
@@ -143,6 +165,9 @@ unsafe extern "C" {
         fops: *const bindings::file_operations,
         private: *mut c_void,
     ) -> c_int;
+    pub(crate) safe fn kvm_spp_eventfd_get(fd: c_int) -> *mut bindings::eventfd_ctx;
+    pub(crate) fn kvm_spp_eventfd_signal(ctx: *mut bindings::eventfd_ctx);
+    pub(crate) fn kvm_spp_eventfd_put(ctx: *mut bindings::eventfd_ctx);
     pub(crate) safe fn kvm_spp_pin_kvm() -> *mut bindings::file;
     pub(crate) fn kvm_spp_unpin_kvm(file: *mut bindings::file);
     pub(crate) fn kvm_spp_sigmask_begin(mask: *const u64);

@@ -3,6 +3,7 @@
 //! Structures in user memory, typed by `zerocopy` so that no padding leaks and
 //! no invalid value enters.
 
+use super::shim;
 use kernel::{
     prelude::*,
     uaccess::{
@@ -23,6 +24,22 @@ pub(crate) fn read<T: FromBytes + IntoBytes>(addr: usize) -> Result<T> {
     slice(addr, value.as_mut_bytes().len())
         .reader()
         .read_slice(value.as_mut_bytes())?;
+    Ok(value)
+}
+
+/// Reads the word at user address `addr`, at once; `EFAULT` where it cannot be read.
+pub(crate) fn read_u32(addr: usize) -> Result<u32> {
+    let mut value = 0;
+    // SAFETY: `value` is a valid place for the result; any address may be tried.
+    kernel::error::to_result(unsafe { shim::kvm_spp_get_user_u32(addr, &mut value) })?;
+    Ok(value)
+}
+
+/// Reads the word at user address `addr`, at once; `EFAULT` where it cannot be read.
+pub(crate) fn read_u64(addr: usize) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: As for `read_u32`.
+    kernel::error::to_result(unsafe { shim::kvm_spp_get_user_u64(addr, &mut value) })?;
     Ok(value)
 }
 

@@ -12,11 +12,11 @@ use super::{
         Stop, //
     },
     exits::Step,
+    guest::GuestMemory,
     vcpu::{
         Guest,
         State, //
     },
-    violation::GuestMemory,
     vm::Vm, //
 };
 use crate::vmx::window::Current;
@@ -49,6 +49,9 @@ use vmcore::{
     },
     segment::VmcsSegment, //
 };
+
+/// Access rights: the segment is not usable (SDM 3C table 25-2).
+const UNUSABLE: u32 = 1 << 16;
 
 /// The four VMCS fields of a segment register.
 pub(crate) struct SegmentFields {
@@ -97,6 +100,35 @@ impl SegmentFields {
         vmcs.write(self.base, segment.base);
         vmcs.write(self.limit, segment.limit);
         vmcs.write(self.access, segment.access);
+    }
+}
+
+impl SegmentFields {
+    /// Reads the segment register for the emulator.
+    pub(crate) fn for_emulator(&self, vmcs: &Current<'_>) -> emulate::cpu::Segment {
+        let segment = self.read(vmcs);
+        emulate::cpu::Segment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            attributes: segment.access as u16,
+            unusable: segment.access & UNUSABLE != 0,
+        }
+    }
+
+    /// Takes the segment register over from the emulator.
+    pub(crate) fn take(&self, vmcs: &Current<'_>, segment: &emulate::cpu::Segment) {
+        let unusable = match segment.unusable {
+            true => UNUSABLE,
+            false => 0,
+        };
+        let segment = VmcsSegment {
+            selector: segment.selector,
+            base: segment.base,
+            limit: segment.limit,
+            access: u32::from(segment.attributes) | unusable,
+        };
+        self.write(vmcs, &segment);
     }
 }
 

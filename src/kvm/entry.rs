@@ -10,8 +10,8 @@
 //!   +-> inject events --> VM entry --> guest --> VM exit
 //!   |                                              |
 //!   |   exits::step: needs only the VMCS           |
-//!   +------------------ Step::Resume <-------------+
-//!                                                  | Step::Leave(why)
+//!   +------------------ Next::Resume <-------------+
+//!                                                  | Next::Leave(why)
 //!   put all back, VMCLEAR, close window  <---------+
 //! ```
 //!
@@ -23,7 +23,8 @@
 use super::{
     area::Area,
     exits,
-    exits::Step,
+    exits::Step as Next,
+    stepping::Step,
     vcpu::{
         Guest,
         State, //
@@ -113,6 +114,14 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     }
     let current = window.load(region)?;
     let running = vm.tlb.enter(&current, guest.eptp)?;
+    let step = guest.step.take();
+    if let Some(step) = &step {
+        if step.generation != vm.tlb.generation() {
+            return Ok(Leave::Host);
+        }
+        // The frames of the view held others before.
+        current.invept(step.eptp)?;
+    }
     if guest.host.moved(&current) {
         // Translations that the guest invalidated elsewhere may be left here.
         current.invvpid(guest.vpid, guest.eptp)?;
@@ -121,8 +130,12 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     let host = guest.host.sync(&current);
     guest.flush_registers(&current);
     // SAFETY: IRQs are off until the window is dropped.
-    let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted) };
+    let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted, step) };
     guest.fetch_registers(&current);
+    guest.prefetched = match leave {
+        Leave::Violation | Leave::Io if guest.emulates_here() => Some(guest.cpu(&current)),
+        _ => None,
+    };
     // SAFETY: IRQs are off since `host` was read on this CPU.
     unsafe { shim::kvm_spp_host_restore(&host) };
     shim::kvm_spp_window_end();
@@ -146,6 +159,7 @@ unsafe fn run_guest(
     guest: &mut Guest,
     fpu: &mut GuestFpu,
     window_wanted: bool,
+    step: Option<Step>,
 ) -> Leave {
     let (mut switched, mut debug) = (guest.switched, guest.debug);
     // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
@@ -157,13 +171,16 @@ unsafe fn run_guest(
         // SAFETY: By the contract of this function; the loans end in it.
         fpu: unsafe { fpu.lend(guest.xcr0) },
     };
-    let leave = Inside {
+    let mut inside = Inside {
         vm,
         vmcs,
         guest: &mut *guest,
         window_wanted,
-    }
-    .guest_loop(&mut loans);
+    };
+    let leave = match step {
+        None => inside.guest_loop(&mut loans),
+        Some(step) => inside.step_once(&mut loans, step),
+    };
     drop(loans);
     guest.cr2 = shim::kvm_spp_read_cr2();
     guest.switched = switched;
@@ -192,11 +209,42 @@ impl Inside<'_> {
                 self.take_back_event(&raw);
             }
             match exits::step(self, loans, &raw) {
-                Step::Resume => {}
-                Step::Leave(leave) => {
+                Next::Resume => {}
+                Next::Leave(leave) => {
                     self.guest.exit = raw;
                     return leave;
                 }
+            }
+        }
+    }
+
+    /// Executes one instruction on a view of its own. Whatever the exit is, it ends the view:
+    /// a second instruction was not looked at.
+    #[cold]
+    fn step_once(&mut self, loans: &mut Loans<'_>, step: Step) -> Leave {
+        let controls = cap::with_monitor_trap(self.guest.proc);
+        self.vmcs.write(field::CPU_BASED_VM_EXEC_CONTROL, controls);
+        self.vmcs.write(field::EPT_POINTER, step.eptp);
+        // An exception's frame must not be written to the view.
+        self.vmcs.write(field::EXCEPTION_BITMAP, u32::MAX);
+        let entered = self.vmcs.run(&mut self.guest.regs);
+        self.vmcs
+            .write(field::EXCEPTION_BITMAP, cap::EXCEPTION_BITMAP);
+        self.vmcs.write(field::EPT_POINTER, self.guest.eptp);
+        self.request_windows(false, false);
+        if !entered {
+            let code = u64::from(self.vmcs.read(field::VM_INSTRUCTION_ERROR));
+            return Leave::User(Stop::FailEntry(code));
+        }
+        let raw = capture(self.vmcs, self.guest.regs.exit_reason);
+        if raw.event_delivery() || raw.iret_unblocked_nmi() {
+            self.take_back_event(&raw);
+        }
+        match exits::step(self, loans, &raw) {
+            Next::Resume => Leave::Host,
+            Next::Leave(leave) => {
+                self.guest.exit = raw;
+                leave
             }
         }
     }

@@ -33,6 +33,8 @@ use vmcore::{
     step, //
 };
 
+/// Vector of #PF.
+const PAGE_FAULT: u8 = 14;
 /// RFLAGS.TF.
 const TF: u64 = 1 << 8;
 /// -KVM_ENOSYS of <linux/kvm_para.h>.
@@ -54,7 +56,9 @@ fn leave(stop: Stop) -> Step {
 #[inline]
 pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
     match Exit::decode(raw) {
-        Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer => Step::Leave(Leave::Host),
+        Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer | Exit::Mtf => {
+            Step::Leave(Leave::Host)
+        }
         Exit::EptViolation(_) => Step::Leave(Leave::Violation),
         Exit::Cpuid => inside.cpuid(raw),
         Exit::Hlt => inside.skip_and(raw, Stop::Hlt),
@@ -88,7 +92,6 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         | Exit::Rdtsc
         | Exit::Rdtscp
         | Exit::Invpcid
-        | Exit::Mtf
         | Exit::GdtrIdtr
         | Exit::LdtrTr
         | Exit::Other(_) => leave(Stop::Unexpected),
@@ -276,6 +279,11 @@ impl Inside<'_> {
                 self.debug(loans, raw, conditions, icebp)
             }
             ExceptionOrNmi::Exception { vector, error_code } => {
+                if vector == PAGE_FAULT {
+                    // The exit has not done what the delivery would have done first.
+                    // SAFETY: As in `entry::run_guest`: CR2 is the guest's here.
+                    unsafe { shim::kvm_spp_write_cr2(raw.qualification) };
+                }
                 self.fault(Exception::hardware(vector, error_code.unwrap_or(0)))
             }
         };

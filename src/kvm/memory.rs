@@ -34,10 +34,13 @@ use spp::{
     Spent,
     Unlinked, //
 };
-use vmcore::slots::{
-    self,
-    Change,
-    Slot, //
+use vmcore::{
+    fault::Backend,
+    slots::{
+        self,
+        Change,
+        Slot, //
+    }, //
 };
 
 /// Memory slots that a VM may have: KVM's number.
@@ -52,6 +55,8 @@ pub(crate) struct SlotTable {
 pub(crate) struct Mmu {
     pub(crate) space: Space,
     pub(crate) tables: Tables,
+    /// Who holds writes to the maps.
+    pub(crate) backend: Backend,
     slots: Arc<SlotTable>,
     /// Invalidations that have begun and not ended, and a count of those that ended.
     invalidating: u32,
@@ -70,6 +75,7 @@ impl Mmu {
             slots: Arc::new(empty, GFP_KERNEL_ACCOUNT)?,
             space: Space::new(Frame::new()?.into_hpa()),
             tables: Tables::new(),
+            backend: Backend::Software,
             invalidating: 0,
             sequence: 0,
             range: (0, 0),
@@ -81,8 +87,13 @@ impl Mmu {
         self.slots.clone()
     }
 
+    /// The slots of now.
+    pub(crate) fn slots_now(&self) -> &[Slot] {
+        &self.slots.slots
+    }
+
     /// A host page looked up after `snapshot` was taken may no longer be right.
-    fn outdated(&self, snapshot: &Snapshot, hva: u64) -> bool {
+    pub(crate) fn outdated(&self, snapshot: &Snapshot, hva: u64) -> bool {
         let (start, end) = self.range;
         self.sequence != snapshot.sequence
             || !Arc::ptr_eq(&self.slots, &snapshot.slots)
@@ -103,10 +114,17 @@ impl Drop for Mmu {
     }
 }
 
-/// What a page fault read before its page look-up.
-struct Snapshot {
+/// What was true before a page look-up.
+pub(crate) struct Snapshot {
     slots: Arc<SlotTable>,
     sequence: u64,
+}
+
+impl Snapshot {
+    /// The slots, sorted by base.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots.slots
+    }
 }
 
 impl Vm {
@@ -150,10 +168,13 @@ impl Vm {
         Ok(Arc::new(SlotTable { slots: table }, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// The host-virtual address and slot behind a guest frame.
-    pub(crate) fn slot_of(&self, gfn: Gfn) -> Option<Slot> {
-        let slots = self.mmu.lock().slots();
-        slots::find(&slots.slots, gfn).copied()
+    /// What must still be true when a host page that is looked up from now on is used.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mmu = self.mmu.lock();
+        Snapshot {
+            slots: mmu.slots(),
+            sequence: mmu.sequence,
+        }
     }
 
     /// Maps what the guest wants to reach at `gfn`. Sleeps. Where things changed
@@ -164,14 +185,8 @@ impl Vm {
     pub(crate) fn fault(&self, reserve: &mut Reserve, gfn: Gfn, write: bool) -> Result {
         reserve.fill(spp::MAX_FRAMES_PER_MAP)?;
         loop {
-            let snapshot = {
-                let mmu = self.mmu.lock();
-                Snapshot {
-                    slots: mmu.slots(),
-                    sequence: mmu.sequence,
-                }
-            };
-            let slot = slots::find(&snapshot.slots.slots, gfn);
+            let snapshot = self.snapshot();
+            let slot = slots::find(snapshot.slots(), gfn);
             let Some(slot) = slot.filter(|slot| !(write && slot.readonly())) else {
                 return Ok(());
             };

@@ -6,6 +6,7 @@
 use super::{
     control::{
         self,
+        SegmentFields,
         CS,
         DS,
         ES,
@@ -24,12 +25,20 @@ use super::{
         Vm, //
     }, //
 };
+use crate::host::shim;
 use crate::vmx::{
     fpu::{
         put,
         GuestFpu, //
     },
     window::Current, //
+};
+use emulate::{
+    insn::{
+        CodeSize,
+        Seg, //
+    },
+    paging::Paging, //
 };
 use ioctl_api::{
     regs::{
@@ -311,6 +320,45 @@ impl Guest {
         self.dirty = true;
     }
 
+    /// The registers for the emulator.
+    pub(crate) fn cpu(&self, vmcs: &Current<'_>) -> emulate::cpu::Cpu {
+        let at = self.code_location(vmcs);
+        let segment = |fields: &SegmentFields| fields.for_emulator(vmcs);
+        let cs = segment(&CS);
+        emulate::cpu::Cpu {
+            gprs: self.regs.gprs,
+            rip: self.rip,
+            rflags: self.rflags,
+            segments: [&ES, &CS, &SS, &DS, &FS, &GS].map(segment),
+            ldtr: segment(&LDTR),
+            tr: segment(&TR),
+            gdtr: emulate::cpu::Table {
+                base: vmcs.read(field::GUEST_GDTR_BASE),
+                limit: vmcs.read(field::GUEST_GDTR_LIMIT) as u16,
+            },
+            idtr: emulate::cpu::Table {
+                base: vmcs.read(field::GUEST_IDTR_BASE),
+                limit: vmcs.read(field::GUEST_IDTR_LIMIT) as u16,
+            },
+            code: match (at.long, cs.big()) {
+                (true, _) => CodeSize::Bits64,
+                (false, true) => CodeSize::Bits32,
+                (false, false) => CodeSize::Bits16,
+            },
+            cpl: SS.read(vmcs).dpl(),
+            paging: at.paging,
+            xcr0: self.xcr0,
+        }
+    }
+
+    /// Takes CS and SS over from the emulator, which a far transfer replaces.
+    pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &emulate::cpu::Cpu) {
+        for (fields, seg) in [(&CS, Seg::Cs), (&SS, Seg::Ss)] {
+            fields.take(vmcs, cpu.segment(seg));
+        }
+        self.fetch_code_segment(vmcs);
+    }
+
     /// Where the next instruction is fetched, for its bytes and for comparing RIPs.
     pub(crate) fn code_location(&self, vmcs: &Current<'_>) -> emulate::fetch::CodeLocation {
         let control = self.control(vmcs);
@@ -322,8 +370,9 @@ impl Guest {
         emulate::fetch::CodeLocation {
             rip: self.rip,
             cs_base: cs.base,
+            cs_limit: cs.limit,
             long: control.long_mode() && cs.long(),
-            paging: emulate::paging::Paging {
+            paging: Paging {
                 cr0: control.cr0.bits(),
                 cr3: control.cr3,
                 cr4: control.cr4.bits(),
@@ -332,6 +381,7 @@ impl Guest {
                 user: SS.read(vmcs).dpl() == 3,
                 ac: self.rflags >> 18 & 1 != 0,
                 pkru: 0,
+                reserved_address: Paging::reserved_address(shim::kvm_spp_phys_bits()),
             },
         }
     }

@@ -9,6 +9,10 @@ use super::{
     vcpu::Guest, //
 };
 use crate::host::shim;
+use emulate::{
+    fetch::Fetched,
+    stop::Denial, //
+};
 use ioctl_api::{
     run::{
         self,
@@ -18,15 +22,16 @@ use ioctl_api::{
     },
     subpage::{
         SppExit,
-        KVM_EXIT_SPP, //
+        KVM_EXIT_SPP,
+        KVM_SPP_EXIT_GVA_VALID,
+        KVM_SPP_EXIT_PAGE_WALK,
+        KVM_SPP_EXIT_READ,
+        KVM_SPP_EXIT_SIZE_VALID, //
     },
 };
 use vmcore::{
     event::Interruptibility,
-    exit::{
-        IoExit,
-        RawExit, //
-    }, //
+    exit::RawExit, //
 };
 use zerocopy::IntoBytes;
 
@@ -34,10 +39,12 @@ use zerocopy::IntoBytes;
 pub(crate) enum UserExit {
     /// One that needs nothing more from the kernel.
     Stop(Stop),
-    /// IN or OUT of one element.
-    Io(IoExit),
+    /// A port is to be read or written.
+    Io(run::IoExit),
+    /// A device is to be read or written.
+    Mmio(run::MmioExit),
     /// An instruction that we would have to emulate and cannot, with its bytes.
-    Emulation([u8; 15], u8),
+    Emulation(Fetched),
     /// An event could not be delivered without emulation.
     Undeliverable,
     /// A denied write.
@@ -64,14 +71,15 @@ pub(crate) fn interrupted(area: &Area) {
 pub(crate) fn report(area: &Area, exit: &UserExit, raw: &RawExit) {
     match exit {
         UserExit::Stop(stop) => report_stop(area, stop, raw),
-        UserExit::Io(io) => report_io(area, io),
-        UserExit::Emulation(insn_bytes, insn_size) => {
+        UserExit::Io(payload) => area.exit(run::KVM_EXIT_IO, payload.as_bytes()),
+        UserExit::Mmio(payload) => area.exit(run::KVM_EXIT_MMIO, payload.as_bytes()),
+        UserExit::Emulation(fetched) => {
             let payload = EmulationFailure {
                 suberror: run::KVM_INTERNAL_ERROR_EMULATION,
                 ndata: 3,
                 flags: run::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-                insn_size: *insn_size,
-                insn_bytes: *insn_bytes,
+                insn_size: fetched.len,
+                insn_bytes: fetched.bytes,
             };
             area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
         }
@@ -107,18 +115,34 @@ fn report_stop(area: &Area, stop: &Stop, raw: &RawExit) {
     }
 }
 
-fn report_io(area: &Area, io: &IoExit) {
-    let payload = run::IoExit {
-        direction: match io.input {
-            true => run::KVM_EXIT_IO_IN,
-            false => run::KVM_EXIT_IO_OUT,
-        },
-        size: io.size,
-        port: io.port,
-        count: 1,
-        data_offset: run::PIO_DATA as u64,
-    };
-    area.exit(run::KVM_EXIT_IO, payload.as_bytes());
+/// The payload of KVM_EXIT_SPP for a write that the emulator found denied; the
+/// instruction is not in it yet.
+pub(crate) fn denied(denial: &Denial, cause: u8) -> SppExit {
+    let mut flags = KVM_SPP_EXIT_GVA_VALID | KVM_SPP_EXIT_SIZE_VALID;
+    if denial.walk {
+        flags |= KVM_SPP_EXIT_PAGE_WALK;
+    }
+    if denial.read {
+        flags |= KVM_SPP_EXIT_READ;
+    }
+    SppExit {
+        flags,
+        gpa: denial.gpa.get(),
+        gva: denial.gva.get(),
+        size: denial.size.into(),
+        denied: denial.denied.raw(),
+        map: denial.map.raw(),
+        cause,
+        ..SppExit::default()
+    }
+}
+
+/// Puts the bytes at RIP into a payload.
+pub(crate) fn put_instruction(exit: &mut SppExit, fetched: &Fetched) {
+    exit.insn_bytes = fetched.len;
+    for (to, from) in exit.insn.iter_mut().zip(fetched.bytes) {
+        *to = from;
+    }
 }
 
 fn internal(area: &Area, suberror: u32, data: &[u64]) {

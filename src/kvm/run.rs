@@ -4,7 +4,7 @@
 //! guest stopped.
 //!
 //! ```text
-//!   complete pending PIO -> immediate_exit? EINTR
+//!   complete pending accesses -> immediate_exit? EINTR
 //!        |
 //!        v
 //!   +-> signal? EINTR -> host work (IRQs on) -> entry::enter (IRQs off)
@@ -14,6 +14,7 @@
 
 use super::{
     area::Area,
+    emulator,
     entry::{
         self,
         Leave,
@@ -33,7 +34,10 @@ use super::{
     vm::Vm, //
 };
 use crate::host::shim;
-use ioctl_api::run;
+use ioctl_api::{
+    run,
+    subpage::KVM_SPP_CAUSE_EMULATED, //
+};
 use kernel::prelude::*;
 use vmcore::{
     exit::{
@@ -76,7 +80,9 @@ fn run_locked(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
         return Err(EINVAL);
     }
     state.guest.cr8 = cr8;
-    complete(area, &mut state.guest);
+    if let Some(exit) = complete(vm, area, state)? {
+        return Ok(exit);
+    }
     if area.load::<u8>(run::IMMEDIATE_EXIT) != 0 {
         return Err(EINTR);
     }
@@ -113,43 +119,73 @@ fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
 /// An exit that needs IRQs on: guest memory, or user space's devices.
 fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
     match Exit::decode(&state.guest.exit) {
-        Exit::EptViolation(violation) => violation::resolve(vm, state, &violation),
-        Exit::Io(io) if io.string => violation::emulation_failure(vm, state).map(Some),
-        Exit::Io(io) => Ok(Some(begin_io(area, &mut state.guest, io))),
+        Exit::EptViolation(violation) => violation::resolve(vm, area, state, &violation),
+        Exit::Io(io) if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+        Exit::Io(io) => Ok(begin_io(vm, area, &mut state.guest, io)),
         _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
     }
 }
 
-/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it.
-fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
+/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it. An OUT
+/// that the bus takes is finished now.
+fn begin_io(vm: &Vm, area: &Area, guest: &mut Guest, io: IoExit) -> Option<UserExit> {
     let Some(len) = guest.exit.instruction_len() else {
-        return UserExit::Stop(Stop::Unexpected);
+        return Some(UserExit::Stop(Stop::Unexpected));
     };
     if !io.input {
         let [rax, ..] = guest.regs.gprs;
+        let written = rax.to_le_bytes();
+        let written = written.get(..usize::from(io.size)).unwrap_or(&written);
+        if vm.bus.port_write(io.port, written, area) {
+            guest.skip(u64::from(len));
+            return None;
+        }
         area.store(run::PIO_DATA, rax);
     }
-    guest.pending = Some(Pending {
+    guest.pending = Some(Pending::Port {
         linear_rip: guest.linear_rip(),
         len,
         input: io.input.then_some(io.size),
     });
-    UserExit::Io(io)
+    Some(UserExit::Io(run::IoExit {
+        direction: match io.input {
+            true => run::KVM_EXIT_IO_IN,
+            false => run::KVM_EXIT_IO_OUT,
+        },
+        size: io.size,
+        port: io.port,
+        count: 1,
+        data_offset: run::PIO_DATA as u64,
+    }))
 }
 
-/// Completes what the last exit left: unless user space has moved RIP, which
-/// says that it has dealt with the instruction itself.
-fn complete(area: &Area, guest: &mut Guest) {
-    let Some(pending) = guest.pending.take() else {
-        return;
-    };
-    if guest.linear_rip() != pending.linear_rip {
-        return;
+/// Completes what the last exit left; an emulated instruction may need another exit.
+fn complete(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+    let here = state.guest.linear_rip();
+    match state.guest.pending.take() {
+        Some(Pending::Port {
+            linear_rip,
+            len,
+            input,
+        }) if linear_rip == here => complete_port(area, &mut state.guest, len, input),
+        Some(Pending::Device { linear_rip, read }) if linear_rip == here => {
+            return emulator::resume_device(vm, area, state, read)
+        }
+        Some(Pending::Ports { linear_rip, read }) if linear_rip == here => {
+            return emulator::resume_port(vm, area, state, read)
+        }
+        Some(Pending::Writes) => return Ok(emulator::devices(vm, area, state)),
+        _ => {}
     }
-    if let Some(size) = pending.input {
+    Ok(None)
+}
+
+/// Completes an IN or OUT of `len` bytes; `input` are the bytes that RAX gets.
+fn complete_port(area: &Area, guest: &mut Guest, len: u8, input: Option<u8>) {
+    if let Some(size) = input {
         let data = area.load::<u32>(run::PIO_DATA);
         let [rax, ..] = &mut guest.regs.gprs;
         *rax = step::merge_in(*rax, data, size);
     }
-    guest.skip(u64::from(pending.len));
+    guest.skip(u64::from(len));
 }

@@ -70,7 +70,7 @@ impl Vm {
     }
 
     fn range(&self, request: &Maps) -> Result<(Gfn, u64)> {
-        if self.sppt_root().is_none() {
+        if !self.mmu.lock().space.spp_enabled() {
             return Err(ENODEV);
         }
         let limit = 1u64 << shim::kvm_spp_phys_bits().min(48);

@@ -4,7 +4,12 @@
 
 use super::{
     area::Area,
+    emulator::Emulator,
     run,
+    stepping::{
+        Step,
+        Stepper, //
+    },
     vm::Vm, //
 };
 use crate::{
@@ -33,6 +38,14 @@ use crate::{
         }, //
     }, //
 };
+use emulate::{
+    cpu::Cpu,
+    stop::{
+        DeviceRead,
+        PortRead, //
+    }, //
+};
+use ept::Gfn;
 use ioctl_api::{
     number::*,
     regs::{
@@ -73,15 +86,35 @@ use vmcore::{
     msr::MsrStore, //
 };
 
-/// An IN or OUT that user space does, completed by the next KVM_RUN: RIP moves
-/// past it.
-pub(crate) struct Pending {
-    /// Where the instruction is.
-    pub(crate) linear_rip: u64,
-    /// Its length in bytes.
-    pub(crate) len: u8,
-    /// Bytes that an IN puts into RAX.
-    pub(crate) input: Option<u8>,
+/// What user space was asked to do, to be completed by the next KVM_RUN. Where an
+/// instruction waits, `linear_rip` says at which address: if RIP is elsewhere by then,
+/// user space has dealt with the instruction itself.
+pub(crate) enum Pending {
+    /// An IN or OUT: RIP moves past it.
+    Port {
+        /// Where the instruction is.
+        linear_rip: u64,
+        /// Its length in bytes.
+        len: u8,
+        /// Bytes that an IN puts into RAX.
+        input: Option<u8>,
+    },
+    /// The read of a device for an emulated instruction.
+    Device {
+        /// Where the instruction is.
+        linear_rip: u64,
+        /// What was asked for.
+        read: DeviceRead,
+    },
+    /// The read of a port for an emulated instruction.
+    Ports {
+        /// Where the instruction is.
+        linear_rip: u64,
+        /// What was asked for.
+        read: PortRead,
+    },
+    /// A write of a finished instruction; others may follow.
+    Writes,
 }
 
 /// Everything of a vCPU that is not in the VMCS, or is cached from there.
@@ -117,6 +150,12 @@ pub(crate) struct Guest {
     pub(crate) host: HostFields,
     pub(crate) reserve: Reserve,
     pub(crate) pending: Option<Pending>,
+    /// The next entry executes one instruction on a view of its own.
+    pub(crate) step: Option<Step>,
+    /// The frame at which an instruction was emulated last.
+    pub(crate) emulated: Option<Gfn>,
+    /// All registers at the last exit, where the emulator is likely to want them.
+    pub(crate) prefetched: Option<Cpu>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
     /// The control registers that PAE paging is to go on with.
@@ -156,6 +195,9 @@ impl Guest {
             host: HostFields::default(),
             reserve: Reserve::default(),
             pending: None,
+            step: None,
+            emulated: None,
+            prefetched: None,
             exit: RawExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
@@ -175,12 +217,19 @@ pub(crate) struct State {
     msr_bitmap: Frame,
     pub(crate) guest: Guest,
     pub(crate) fpu: GuestFpu,
+    pub(crate) emulator: Emulator,
+    pub(crate) stepper: Stepper,
 }
 
 impl State {
     /// The VMCS region, the registers and the FPU, apart.
     pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu) {
         (&self.region, &mut self.guest, &mut self.fpu)
+    }
+
+    /// The XSAVE area and the emulator, apart.
+    pub(crate) fn emulation(&mut self) -> (&mut [u8], &mut Emulator) {
+        (self.fpu.image_mut(), &mut self.emulator)
     }
 
     /// Makes the VMCS current, with IRQs off, for `work`. Sleeping is not
@@ -220,12 +269,14 @@ impl Vcpu {
             msr_bitmap,
             guest,
             fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
+            emulator: Emulator::new()?,
+            stepper: Stepper::default(),
         };
         state.initialise(vm, id == 0)?;
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                area: Area::new()?,
+                area: Area::new(vm.bus.ring())?,
                 state <- new_mutex!(state, "kvm_spp::vcpu"),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -327,6 +378,8 @@ impl VcpuFile {
         let mut state = self.vcpu.state.lock();
         let state = &mut *state;
         let vmx = &self.vm.vmx;
+        state.emulator.forget();
+        state.guest.prefetched = None;
         match cmd {
             KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
             KVM_SET_SREGS => {

@@ -4,17 +4,27 @@
 //! What a violation means is `vmcore::fault`'s to say; this carries it out.
 
 use super::{
-    report::UserExit,
+    area::Area,
+    emulator,
+    guest::GuestMemory,
+    report::{
+        self,
+        UserExit, //
+    },
     vcpu::State,
     vm::Vm, //
 };
-use crate::host::user;
-use ept::{
-    Gpa,
-    PAGE_SIZE, //
+use emulate::{
+    fetch::{
+        self,
+        Fetched, //
+    },
+    paging::Fault,
+    stop::Stop, //
 };
 use ioctl_api::subpage::{
     SppExit,
+    KVM_SPP_CAUSE_EMULATED,
     KVM_SPP_CAUSE_HARDWARE,
     KVM_SPP_EXIT_EVENT_DELIVERY,
     KVM_SPP_EXIT_GVA_VALID, //
@@ -26,6 +36,7 @@ use vmcore::{
     fault::{
         self,
         Access,
+        Backend,
         Outcome, //
     },
     slots, //
@@ -34,10 +45,11 @@ use vmcore::{
 /// Resolves the violation that `guest.exit` holds; `None` enters the guest again.
 pub(crate) fn resolve(
     vm: &Vm,
+    area: &Area,
     state: &mut State,
     violation: &Violation,
 ) -> Result<Option<UserExit>> {
-    let (outcome, map) = judge(vm, state, violation);
+    let (outcome, map, cause) = judge(vm, state, violation);
     match outcome {
         Outcome::Spurious | Outcome::Retry => Ok(None),
         Outcome::Map { write } => {
@@ -45,14 +57,31 @@ pub(crate) fn resolve(
             vm.fault(&mut state.guest.reserve, gfn, write)?;
             Ok(None)
         }
-        Outcome::Denied { mask } => denied(vm, state, violation, mask, map).map(Some),
-        Outcome::Ineligible | Outcome::Mmio => emulation_failure(vm, state).map(Some),
+        Outcome::Denied { mask } if violation.event_delivery => {
+            denied(vm, state, violation, mask, map, cause).map(Some)
+        }
+        // Whether the instruction still is the one that was stopped, and all that it
+        // writes, the emulator finds out; it stops at the same write. What it does not
+        // know is told as the processor tells it.
+        Outcome::Denied { mask } => match emulator::emulate(vm, area, state, cause)? {
+            Some(UserExit::Emulation(_)) => {
+                denied(vm, state, violation, mask, map, cause).map(Some)
+            }
+            exit => Ok(exit),
+        },
+        Outcome::Mmio if violation.fetch => emulation_failure(vm, state).map(Some),
+        Outcome::Ineligible if violation.event_delivery => Ok(Some(UserExit::Undeliverable)),
+        Outcome::Ineligible | Outcome::Mmio => {
+            emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED)
+        }
+        Outcome::Walk => walk(vm, state, violation),
         Outcome::Undeliverable => Ok(Some(UserExit::Undeliverable)),
     }
 }
 
-/// What the violation means, and the map that says so.
-fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask) {
+/// What the violation means, the map that says so, and who has found out
+/// (`KVM_SPP_CAUSE_*`).
+fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask, u8) {
     let gfn = violation.gpa.gfn();
     let mmu = vm.mmu.lock();
     let slots = mmu.slots();
@@ -64,10 +93,42 @@ fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask) {
         map: mmu.space.mask(&mmu.tables, gfn),
         len: None,
         generation: vm.tlb.generation(),
+        backend: mmu.backend,
     };
     drop(mmu);
     let outcome = fault::resolve(&access, &mut state.guest.repeat);
-    (outcome, access.map)
+    let cause = match access.backend {
+        Backend::Hardware => KVM_SPP_CAUSE_HARDWARE,
+        Backend::Software => KVM_SPP_CAUSE_EMULATED,
+    };
+    (outcome, access.map, cause)
+}
+
+/// Sets the accessed or dirty flag of the guest's paging structure that the processor
+/// was about to set.
+fn walk(vm: &Vm, state: &mut State, violation: &Violation) -> Result<Option<UserExit>> {
+    let Some(gva) = violation.gla else {
+        return emulation_failure(vm, state).map(Some);
+    };
+    let at = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.code_location(vmcs))?;
+    let mut memory = GuestMemory::new(vm);
+    let set = at.paging.set_flag(&mut memory, gva, violation.gpa);
+    if let Some(error) = memory.failure() {
+        return Err(error);
+    }
+    match set {
+        Err(Fault::Stop(Stop::Denied(denial))) => {
+            let mut exit = report::denied(&denial, KVM_SPP_CAUSE_HARDWARE);
+            exit.rip = state.guest.rip;
+            if violation.event_delivery {
+                exit.flags |= KVM_SPP_EXIT_EVENT_DELIVERY;
+            }
+            report::put_instruction(&mut exit, &instruction(vm, state)?);
+            Ok(Some(UserExit::Spp(exit)))
+        }
+        // Whatever else the walk meets, the processor will meet when it walks again.
+        _ => Ok(None),
+    }
 }
 
 /// KVM_EXIT_SPP: the write did not happen and RIP is still at the instruction.
@@ -77,20 +138,17 @@ fn denied(
     violation: &Violation,
     mask: Mask,
     map: Mask,
+    cause: u8,
 ) -> Result<UserExit> {
-    let (insn, insn_bytes) = instruction(vm, state)?;
     let mut exit = SppExit {
         gpa: violation.gpa.get(),
         rip: state.guest.rip,
         denied: mask.raw(),
         map: map.raw(),
-        cause: KVM_SPP_CAUSE_HARDWARE,
-        insn_bytes,
+        cause,
         ..SppExit::default()
     };
-    for (to, from) in exit.insn.iter_mut().zip(insn) {
-        *to = from;
-    }
+    report::put_instruction(&mut exit, &instruction(vm, state)?);
     if let Some(gla) = violation.gla {
         exit.gva = gla.get();
         exit.flags |= KVM_SPP_EXIT_GVA_VALID;
@@ -103,39 +161,11 @@ fn denied(
 
 /// The exit for an instruction that somebody must emulate.
 pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> {
-    let (insn, len) = instruction(vm, state)?;
-    Ok(UserExit::Emulation(insn, len))
+    Ok(UserExit::Emulation(instruction(vm, state)?))
 }
 
-/// The bytes at RIP, as far as they can be read, and how many they are.
-fn instruction(vm: &Vm, state: &mut State) -> Result<([u8; 15], u8)> {
+/// The bytes at RIP, as far as they can be read.
+fn instruction(vm: &Vm, state: &mut State) -> Result<Fetched> {
     let at = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.code_location(vmcs))?;
-    Ok(emulate::fetch::instruction(&mut GuestMemory::new(vm), &at))
-}
-
-/// Reads guest memory for page walks and fetches, through the VMM's mapping.
-pub(crate) struct GuestMemory<'a> {
-    vm: &'a Vm,
-}
-
-impl<'a> GuestMemory<'a> {
-    /// The memory of `vm`, which belongs to the calling process.
-    pub(crate) fn new(vm: &'a Vm) -> Self {
-        Self { vm }
-    }
-}
-
-impl emulate::GuestPhys for GuestMemory<'_> {
-    fn read(&mut self, gpa: Gpa, out: &mut [u8]) -> bool {
-        let offset = u64::from(gpa.page_offset());
-        if offset + out.len() as u64 > PAGE_SIZE {
-            return false;
-        }
-        let slot = self.vm.slot_of(gpa.gfn());
-        let Some(hva) = slot.and_then(|slot| slot.hva(gpa.gfn())) else {
-            return false;
-        };
-        let bytes = user::slice((hva + offset) as usize, out.len());
-        bytes.reader().read_slice(out).is_ok()
-    }
+    Ok(fetch::instruction(&mut GuestMemory::new(vm), &at))
 }

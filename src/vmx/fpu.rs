@@ -66,7 +66,8 @@ impl GuestFpu {
         unsafe { core::slice::from_raw_parts(self.area.as_ptr(), AREA_SIZE) }
     }
 
-    fn image_mut(&mut self) -> &mut [u8] {
+    /// The area, to be changed.
+    pub(crate) fn image_mut(&mut self) -> &mut [u8] {
         // SAFETY: As for `image`, with an exclusive borrow.
         unsafe { core::slice::from_raw_parts_mut(self.area.as_ptr(), AREA_SIZE) }
     }

@@ -49,13 +49,16 @@ const NO_VMCS: u64 = u64::MAX;
 pub(crate) struct Vmx {
     /// What all CPUs offer alike.
     pub(crate) caps: Caps,
+    /// The processor's sub-page write permissions are used.
+    pub(crate) spp: bool,
     /// A VMXON region for each possible CPU, for where nobody has VMX on.
     vmxon: KVec<Option<Region>>,
 }
 
 impl Vmx {
-    /// Allocates a VMXON region for every possible CPU.
-    pub(crate) fn new(caps: Caps) -> Result<Self> {
+    /// Allocates a VMXON region for every possible CPU. `spp`: use sub-page write
+    /// permissions, which the CPUs must have.
+    pub(crate) fn new(caps: Caps, spp: bool) -> Result<Self> {
         let mut vmxon = KVec::new();
         for cpu in 0..shim::kvm_spp_nr_cpu_ids() {
             let region = match shim::kvm_spp_cpu_possible(cpu) {
@@ -64,7 +67,7 @@ impl Vmx {
             };
             vmxon.push(region, GFP_KERNEL)?;
         }
-        Ok(Self { caps, vmxon })
+        Ok(Self { caps, spp, vmxon })
     }
 
     fn vmxon_region(&self, cpu: u32) -> Result<Hpa> {

@@ -99,6 +99,7 @@ fn xsave_area_leaves_out_what_is_masked() {
     for (xcr0, size) in [(1, 576), (3, 576), (7, 832), (0xe7, 2688)] {
         let now = Now { cr4: 0, xcr0 };
         assert_eq!(lookup(&all, 0xd, 0, &now)[1], size, "{xcr0:#x}");
+        assert_eq!(u32::from(standard_xsave_size(xcr0)), size, "{xcr0:#x}");
     }
 }
 

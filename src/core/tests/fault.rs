@@ -71,6 +71,7 @@ fn without_a_map() {
             map: Mask::ALL,
             len: None,
             generation: 0,
+            backend: Backend::Hardware,
         };
         assert_eq!(once(&access), want, "{access:?}");
     }
@@ -87,6 +88,7 @@ fn a_map_on_a_page_that_is_not_mapped_yet() {
         map: Mask::NONE,
         len: None,
         generation: 0,
+        backend: Backend::Hardware,
     };
     // The armed leaf comes first; the write then faults again.
     assert_eq!(once(&access), Outcome::Map { write: true });
@@ -103,6 +105,7 @@ fn an_armed_page() {
         map: Mask::from_raw(!SECOND.raw()),
         len: None,
         generation: 0,
+        backend: Backend::Hardware,
     };
     assert_eq!(once(&armed), Outcome::Denied { mask: SECOND });
     let read = Access {
@@ -112,7 +115,7 @@ fn an_armed_page() {
     assert_eq!(once(&read), Outcome::Spurious);
     let mut walk = armed;
     walk.violation.final_translation = false;
-    assert_eq!(once(&walk), Outcome::Ineligible);
+    assert_eq!(once(&walk), Outcome::Walk);
 }
 
 #[test]
@@ -126,6 +129,7 @@ fn one_retry_at_one_place() {
         map: SECOND,
         len: Some(4),
         generation: 7,
+        backend: Backend::Hardware,
     };
     let mut repeat = Repeat::default();
     assert_eq!(resolve(&access, &mut repeat), Outcome::Retry);
@@ -148,8 +152,49 @@ fn one_retry_at_one_place() {
     assert_eq!(resolve(&changed, &mut repeat), Outcome::Ineligible);
 }
 
+/// The processor makes no write to a page that has a map, so no translation is stale.
 #[test]
-fn events_cannot_be_emulated_into_memory() {
+fn without_the_processor_there_is_no_retry() {
+    let normal = slot(0);
+    let mut access = Access {
+        violation: violation(true),
+        rip: 0x100,
+        slot: Some(&normal),
+        leaf: leaf(false, true),
+        map: SECOND,
+        len: None,
+        generation: 0,
+        backend: Backend::Software,
+    };
+    assert_eq!(once(&access), Outcome::Ineligible);
+    access.violation.event_delivery = true;
+    assert_eq!(once(&access), Outcome::Ineligible);
+    access.map = Mask::NONE;
+    assert_eq!(once(&access), Outcome::Denied { mask: SECOND });
+}
+
+#[test]
+fn backends() {
+    use Backend::{Hardware, Software};
+    for (wanted, with, without) in [
+        (0, Ok(Hardware), Ok(Software)),
+        (1, Ok(Hardware), Err(Errno::Enodev)),
+        (2, Ok(Software), Ok(Software)),
+        (3, Err(Errno::Einval), Err(Errno::Einval)),
+        (4, Err(Errno::Einval), Err(Errno::Einval)),
+        (1 << 32, Err(Errno::Einval), Err(Errno::Einval)),
+    ] {
+        assert_eq!(Backend::choose(wanted, true), with, "{wanted}");
+        assert_eq!(Backend::choose(wanted, false), without, "{wanted}");
+    }
+    assert_eq!(
+        (Backend::available(true), Backend::available(false)),
+        (3, 2)
+    );
+}
+
+#[test]
+fn events_without_memory_for_their_frame() {
     let normal = slot(0);
     let mut access = Access {
         violation: violation(true),
@@ -159,6 +204,7 @@ fn events_cannot_be_emulated_into_memory() {
         map: Mask::from_raw(!SECOND.raw()),
         len: None,
         generation: 0,
+        backend: Backend::Hardware,
     };
     access.violation.event_delivery = true;
     assert_eq!(once(&access), Outcome::Undeliverable);
@@ -166,5 +212,5 @@ fn events_cannot_be_emulated_into_memory() {
     // A denied push of an exception frame is reported like any other write.
     assert_eq!(once(&access), Outcome::Denied { mask: SECOND });
     access.violation.final_translation = false;
-    assert_eq!(once(&access), Outcome::Undeliverable);
+    assert_eq!(once(&access), Outcome::Walk);
 }

@@ -72,7 +72,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
 
 fn tests() -> impl Iterator<Item = &'static Test> {
     [
-        &[system::TESTS, vm::TESTS],
+        &[system::TESTS],
+        vm::ALL,
         vcpu::ALL,
         &[modes::TESTS],
         exits::ALL,

@@ -5,7 +5,9 @@
 //! the lab, best with two CPUs; KTAP on stdout.
 
 mod area;
+mod bus;
 mod coexist;
+mod emulate;
 mod host;
 mod hotplug;
 mod ktap;
@@ -47,10 +49,12 @@ fn tests() -> Vec<Test> {
     [
         smp::TESTS,
         protect::TESTS,
+        emulate::TESTS,
         slots::TESTS,
         mmu::TESTS,
         uffd::TESTS,
         reclaim::TESTS,
+        bus::TESTS,
         signals::TESTS,
         hotplug::TESTS,
         coexist::TESTS,

@@ -35,6 +35,15 @@ pub(crate) fn place(vm: &Vm, gpa: u64, area: &Area) {
     change(vm, region(gpa, area, area.bytes()));
 }
 
+/// Shows the area at `gpa`, too.
+pub(crate) fn show_again(vm: &Vm, gpa: u64, area: &Area) {
+    let second = kvm_userspace_memory_region {
+        slot: 2,
+        ..region(gpa, area, area.bytes())
+    };
+    change(vm, second);
+}
+
 /// Deletes it.
 pub(crate) fn delete(vm: &Vm, area: &Area) {
     change(vm, region(GPA, area, 0));

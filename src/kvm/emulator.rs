@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Instructions that the processor cannot finish: fetched, decoded and executed here,
+//! with devices asked through user space.
+//!
+//! ```text
+//!   exit --> emulate: registers from the VMCS
+//!              |
+//!              +--> fetch, decode, execute --Retry--.
+//!              |        ^---------------------------'
+//!              |
+//!     finished |  exception  | denied      | device must be read | not emulated
+//!              v             v             v                     v
+//!     writes to devices   raise it      KVM_EXIT_SPP   KVM_EXIT_MMIO, _IO    step, or
+//!     KVM_EXIT_MMIO, _IO                                    |              KVM_EXIT_INTERNAL_ERROR
+//!              ^                                            v
+//!              '------------ resume, at the next KVM_RUN: the data is in the journal
+//! ```
+//!
+//! What a write means, and whether it is allowed, is the `emulate` crate's to say.
+
+use super::{
+    area::Area,
+    guest::GuestMemory,
+    report::UserExit,
+    stepping,
+    vcpu::{
+        Guest,
+        Pending,
+        State, //
+    },
+    vm::Vm, //
+};
+use emulate::{
+    cpu::{
+        gpr,
+        rflags,
+        Cpu, //
+    },
+    decode::{
+        self,
+        DecodeError, //
+    },
+    exec,
+    fetch::{
+        self,
+        FetchStop,
+        Fetched, //
+    },
+    guard,
+    insn::{
+        CodeSize,
+        Insn,
+        MAX_BYTES, //
+    },
+    journal::Journal,
+    op::{
+        Op,
+        Policy, //
+    },
+    stop::{
+        Denial,
+        DeviceRead,
+        Exception,
+        PortRead,
+        Stop, //
+    }, //
+};
+use ept::{
+    Gfn,
+    Gpa, //
+};
+use ioctl_api::{
+    run,
+    subpage::{
+        KVM_SPP_CAUSE_EMULATED,
+        KVM_SPP_EXIT_INSN_LEN_VALID, //
+    }, //
+};
+use kernel::prelude::*;
+use vmcore::{
+    event,
+    step, //
+};
+
+/// How often an instruction starts over before the guest, signals and the scheduler get
+/// their turn.
+const RETRIES: u32 = 16;
+
+/// An instruction that was decoded, and the registers as far as it has come.
+struct Work {
+    cpu: Cpu,
+    insn: Insn,
+    fetched: Fetched,
+}
+
+/// The instruction that was decoded last: a loop that waits for a device, or fills a page
+/// with a map, has the same one again and again.
+#[derive(Default)]
+struct Decoded {
+    bytes: [u8; MAX_BYTES],
+    code: CodeSize,
+    insn: Option<Insn>,
+}
+
+impl Decoded {
+    fn get(&mut self, fetched: &Fetched, code: CodeSize) -> Result<Insn, DecodeError> {
+        match self.insn {
+            // Bytes behind the instruction do not count, nor does how many there are.
+            Some(insn) if self.code == code && self.begins(fetched.get(), insn.len) => Ok(insn),
+            _ => {
+                let insn = decode::decode(fetched.get(), code)?;
+                *self = Self {
+                    bytes: fetched.bytes,
+                    code,
+                    insn: Some(insn),
+                };
+                Ok(insn)
+            }
+        }
+    }
+
+    /// Whether `bytes` begin with the instruction of `len` bytes.
+    fn begins(&self, bytes: &[u8], len: u8) -> bool {
+        let len = usize::from(len);
+        matches!((self.bytes.get(..len), bytes.get(..len)), (Some(a), Some(b)) if a == b)
+    }
+}
+
+/// The emulator's memory of one vCPU.
+pub(crate) struct Emulator {
+    pub(crate) journal: KBox<Journal>,
+    decoded: Decoded,
+    /// The instruction that waits for a device; gone once user space changes registers.
+    waiting: Option<Work>,
+    /// Linear address of the instruction for which the guest was entered again although
+    /// nothing had been done.
+    stuck: Option<u64>,
+}
+
+impl Emulator {
+    /// No device accesses.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            journal: KBox::new(Journal::new(), GFP_KERNEL_ACCOUNT)?,
+            decoded: Decoded::default(),
+            waiting: None,
+            stuck: None,
+        })
+    }
+
+    /// Registers change by other means: what was decoded and computed no longer counts.
+    /// Data that devices gave does.
+    pub(crate) fn forget(&mut self) {
+        self.waiting = None;
+    }
+}
+
+/// Emulates the instruction at RIP. `None` enters the guest again.
+///
+/// `cause` is what a denial is told to come from, `KVM_SPP_CAUSE_*`. Errors: those of a
+/// page look-up.
+pub(crate) fn emulate(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    cause: u8,
+) -> Result<Option<UserExit>> {
+    state.guest.emulated = Some(state.guest.exit_gfn());
+    let cpu = match state.guest.prefetched.take() {
+        Some(cpu) => cpu,
+        None => state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?,
+    };
+    let mut memory = GuestMemory::new(vm);
+    let fetched = fetch::instruction(&mut memory, &cpu.code_location());
+    let stop = match state.emulator.decoded.get(&fetched, cpu.code) {
+        Ok(insn) => {
+            let work = Work { cpu, insn, fetched };
+            return execute(vm, area, state, work, cause);
+        }
+        Err(DecodeError::Undefined) => Exception::UD.into(),
+        Err(DecodeError::TooLong) => Exception::gp(0).into(),
+        Err(DecodeError::NeedMore) => match (memory.failure(), fetched.end) {
+            (Some(error), _) => return Err(error),
+            (None, Some(FetchStop::Exception(exception))) => exception.into(),
+            (None, Some(FetchStop::NoMemory(_)) | None) => Stop::Refused(Op::Unknown),
+        },
+    };
+    state.guest.rflags |= rflags::RF;
+    state.guest.dirty = true;
+    Ok(stopped(state, &stop, (None, &fetched), cause))
+}
+
+/// Executes an instruction, again and again as long as memory changes meanwhile.
+fn execute(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    mut work: Work,
+    cause: u8,
+) -> Result<Option<UserExit>> {
+    let traced = work.cpu.rflags & rflags::TF != 0;
+    let before = work.cpu.gpr(gpr::RCX);
+    let at = work.cpu.code_location().linear(0).get();
+    let mut result = Err(Stop::Retry);
+    for _ in 0..RETRIES {
+        let mut memory = GuestMemory::new(vm);
+        let (fpu, emulator) = state.emulation();
+        emulator.journal.begin(at);
+        let mut guest = guard::Guest {
+            cpu: &mut work.cpu,
+            fpu,
+            memory: &mut memory,
+            devices: &mut emulator.journal,
+        };
+        result = exec::execute(&mut guest, &work.insn);
+        if let Some(error) = memory.failure() {
+            state.guest.take_registers(&work.cpu);
+            return Err(error);
+        }
+        if result != Err(Stop::Retry) {
+            break;
+        }
+    }
+    // The elements of a string instruction that are finished count in any case.
+    state.guest.take_registers(&work.cpu);
+    if result != Err(Stop::Reenter) {
+        state.emulator.stuck = None;
+    }
+    match result {
+        Ok(_) => finish(vm, area, state, &work, traced),
+        // Between two elements of a string instruction events come first.
+        Err(Stop::DeviceRead(_) | Stop::PortRead(_))
+            if state.guest.events.any() && work.cpu.gpr(gpr::RCX) != before =>
+        {
+            state.guest.rflags |= rflags::RF;
+            Ok(None)
+        }
+        Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
+        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => {
+            let instruction = (&work.insn, &work.fetched);
+            stepping::instruction(vm, state, &work.cpu, instruction, cause)
+        }
+        Err(stop) => {
+            let exit = stopped(state, &stop, (Some(&work.insn), &work.fetched), cause);
+            if matches!(stop, Stop::DeviceRead(_) | Stop::PortRead(_)) {
+                state.emulator.waiting = Some(work);
+            }
+            Ok(exit)
+        }
+    }
+}
+
+/// What follows from an instruction, or some elements of one, besides general registers.
+fn finish(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    work: &Work,
+    traced: bool,
+) -> Result<Option<UserExit>> {
+    let guest = &mut state.guest;
+    guest.interruptibility &= !step::SHADOW;
+    guest.single_step |= traced;
+    if matches!(work.insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
+        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &work.cpu))?;
+    }
+    Ok(devices(vm, area, state))
+}
+
+/// Carries out a [`Stop`] that needs nothing but the vCPU. `instruction` is what was decoded
+/// and fetched.
+pub(crate) fn stopped(
+    state: &mut State,
+    stop: &Stop,
+    instruction: (Option<&Insn>, &Fetched),
+    cause: u8,
+) -> Option<UserExit> {
+    match stop {
+        Stop::Exception(exception) => raise(&mut state.guest, exception),
+        Stop::Denied(denial) => Some(denied(state, denial, instruction, cause)),
+        Stop::DeviceRead(read) => Some(ask_device(state, *read)),
+        Stop::PortRead(read) => Some(ask_port(state, *read)),
+        Stop::Retry => None,
+        Stop::Reenter | Stop::Refused(_) | Stop::Host => Some(UserExit::Emulation(*instruction.1)),
+    }
+}
+
+/// Gives the guest an exception.
+pub(crate) fn raise(guest: &mut Guest, exception: &Exception) -> Option<UserExit> {
+    if let Some(address) = exception.cr2 {
+        guest.cr2 = address.get();
+    }
+    let code = exception.error_code.unwrap_or(0);
+    guest
+        .events
+        .raise(event::Exception::hardware(exception.vector, code));
+    match guest.events.triple_fault() {
+        true => Some(UserExit::Stop(super::entry::Stop::Shutdown)),
+        false => None,
+    }
+}
+
+/// KVM_EXIT_SPP for a write of the instruction that was attempted.
+fn denied(
+    state: &State,
+    denial: &Denial,
+    (insn, fetched): (Option<&Insn>, &Fetched),
+    cause: u8,
+) -> UserExit {
+    let mut exit = super::report::denied(denial, cause);
+    exit.rip = state.guest.rip;
+    super::report::put_instruction(&mut exit, fetched);
+    if let Some(insn) = insn {
+        exit.insn_len = insn.len;
+        exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
+    }
+    UserExit::Spp(exit)
+}
+
+/// Asks user space to read a device.
+fn ask_device(state: &mut State, read: DeviceRead) -> UserExit {
+    state.guest.pending = Some(Pending::Device {
+        linear_rip: state.guest.linear_rip(),
+        read,
+    });
+    UserExit::Mmio(run::MmioExit {
+        phys_addr: read.gpa.get(),
+        len: read.len.into(),
+        ..run::MmioExit::default()
+    })
+}
+
+/// Asks user space to read a port.
+fn ask_port(state: &mut State, read: PortRead) -> UserExit {
+    state.guest.pending = Some(Pending::Ports {
+        linear_rip: state.guest.linear_rip(),
+        read,
+    });
+    UserExit::Io(run::IoExit {
+        direction: run::KVM_EXIT_IO_IN,
+        size: read.size,
+        port: read.port,
+        count: read.count.into(),
+        data_offset: run::PIO_DATA as u64,
+    })
+}
+
+/// Tells devices what finished instructions have written: those in the kernel at once, those
+/// in user space one exit at a time.
+pub(crate) fn devices(vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
+    let journal = &mut state.emulator.journal;
+    if let Some((port, size, value)) = journal.take_port_write() {
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..usize::from(size)).unwrap_or(&bytes);
+        if !vm.bus.port_write(port, bytes, area) {
+            area.store(run::PIO_DATA, value);
+            return Some(UserExit::Io(run::IoExit {
+                direction: run::KVM_EXIT_IO_OUT,
+                size,
+                port,
+                count: 1,
+                data_offset: run::PIO_DATA as u64,
+            }));
+        }
+    }
+    while let Some(word) = journal.next_write() {
+        let bytes = word.data.get(..usize::from(word.len)).unwrap_or(&word.data);
+        if !vm.bus.mmio_write(word.gpa, bytes, area) {
+            state.guest.pending = Some(Pending::Writes);
+            return Some(UserExit::Mmio(run::MmioExit {
+                phys_addr: word.gpa,
+                data: word.data,
+                len: word.len.into(),
+                is_write: 1,
+                ..run::MmioExit::default()
+            }));
+        }
+    }
+    None
+}
+
+/// The data of a device has come: the instruction is executed again.
+pub(crate) fn resume_device(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    read: DeviceRead,
+) -> Result<Option<UserExit>> {
+    let data = area.load::<u64>(run::MMIO_DATA).to_le_bytes();
+    if !state.emulator.journal.supply(read, data) {
+        return super::violation::emulation_failure(vm, state).map(Some);
+    }
+    resume(vm, area, state)
+}
+
+/// The data of a port has come: the instruction is executed again.
+pub(crate) fn resume_port(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    read: PortRead,
+) -> Result<Option<UserExit>> {
+    let len = usize::from(read.count) * usize::from(read.size);
+    let data = area.read(run::PIO_DATA, len)?;
+    state.emulator.journal.supply_ports(read, &data);
+    resume(vm, area, state)
+}
+
+fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+    match state.emulator.waiting.take() {
+        Some(work) => execute(vm, area, state, work, KVM_SPP_CAUSE_EMULATED),
+        None => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+    }
+}
+
+impl Guest {
+    /// The frame of the last exit; 0 for a port.
+    fn exit_gfn(&self) -> Gfn {
+        Gpa::new(self.exit.gpa).gfn()
+    }
+
+    /// Whether the last exit is where an instruction was emulated before: then the one that
+    /// caused it will be, too. A wrong guess costs some VMREADs.
+    pub(crate) fn emulates_here(&self) -> bool {
+        self.emulated == Some(self.exit_gfn())
+    }
+
+    /// Takes general registers, RIP and RFLAGS over from the emulator.
+    fn take_registers(&mut self, cpu: &Cpu) {
+        self.regs.gprs = cpu.gprs;
+        self.rip = cpu.rip;
+        self.rflags = cpu.rflags;
+        self.dirty = true;
+    }
+}

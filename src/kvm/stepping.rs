@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Instructions that are not emulated, executed by the processor one at a time on a private
+//! view of memory in which the pages that they write to are open (`spp::view`).
+//!
+//! ```text
+//!   footprint: all that it writes is allowed? no -> KVM_EXIT_SPP, or user space
+//!        |
+//!   copy the pages of code, compare the instruction in the copy
+//!        |
+//!   mmu lock: maps still allow it? build the view, remember the generation
+//!        |
+//!   entry::enter: generation as remembered?  no -> guest, which exits again
+//!        |        VM entry with the view's EPTP, MTF, and all exceptions intercepted
+//!        v
+//!   any VM exit ends the view
+//! ```
+//!
+//! KVM_SPP_SET_MAPS and the MMU notifier change the generation and make a CPU that is in the
+//! view leave it before they return, as for any stay in the guest (see `tlb`).
+
+use super::{
+    emulator,
+    guest::GuestMemory,
+    report::UserExit,
+    vcpu::State,
+    vm::Vm, //
+};
+use crate::host::frame::Frame;
+use emulate::{
+    cpu::Cpu,
+    fetch::Fetched,
+    footprint::{
+        self,
+        Footprint, //
+    },
+    guard,
+    insn::Insn,
+    stop::Stop,
+    GuestPhys, //
+};
+use ept::{
+    Gfn,
+    Hpa,
+    PAGE_SIZE, //
+};
+use kernel::prelude::*;
+use spp::{
+    Use,
+    VIEW_FRAMES, //
+};
+use vmcore::cpuid;
+
+/// Pages that an instruction can lie in.
+const CODE_PAGES: usize = 2;
+
+/// What the next VM entry is to be made with.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    /// The view.
+    pub(crate) eptp: u64,
+    /// The generation of the tables that it was made from.
+    pub(crate) generation: u64,
+}
+
+/// The frames of one vCPU's views.
+#[derive(Default)]
+pub(crate) struct Stepper {
+    tables: KVec<Frame>,
+    code: KVec<Frame>,
+    /// Linear address of the instruction for which there was no view.
+    failed: Option<u64>,
+}
+
+impl Stepper {
+    fn fill(&mut self) -> Result {
+        while self.tables.len() < VIEW_FRAMES {
+            self.tables.push(Frame::new()?, GFP_KERNEL_ACCOUNT)?;
+        }
+        while self.code.len() < CODE_PAGES {
+            self.code.push(Frame::new()?, GFP_KERNEL_ACCOUNT)?;
+        }
+        Ok(())
+    }
+
+    fn table_frames(&self) -> Option<[Hpa; VIEW_FRAMES]> {
+        let mut frames = [Hpa::new(0); VIEW_FRAMES];
+        for (to, from) in frames.iter_mut().zip(&self.tables) {
+            *to = from.hpa();
+        }
+        (self.tables.len() >= VIEW_FRAMES).then_some(frames)
+    }
+
+    /// Copies the pages of code; false where there is no memory.
+    fn copy_code(&mut self, memory: &mut GuestMemory<'_>, code: &[Option<Gfn>; 2]) -> bool {
+        let pages = self.code.iter_mut().zip(code.iter().flatten());
+        pages
+            .into_iter()
+            .all(|(frame, gfn)| memory.read(gfn.gpa(), frame.bytes_mut()))
+    }
+
+    /// Whether the copies hold the instruction that was decoded.
+    fn holds(&self, cpu: &Cpu, bytes: &[u8]) -> bool {
+        let offset = cpu.code_location().linear(0).get() % PAGE_SIZE;
+        let copies = self.code.iter().flat_map(|frame| frame.bytes());
+        let mut copied = copies.skip(offset as usize);
+        bytes.iter().all(|byte| copied.next() == Some(byte))
+    }
+}
+
+/// Prepares the next VM entry to execute the instruction at RIP, which was decoded. `None`
+/// enters the guest.
+pub(crate) fn instruction(
+    vm: &Vm,
+    state: &mut State,
+    cpu: &Cpu,
+    (insn, fetched): (&Insn, &Fetched),
+    cause: u8,
+) -> Result<Option<UserExit>> {
+    let mut memory = GuestMemory::new(vm);
+    let footprint = match footprint_of(state, cpu, insn, &mut memory) {
+        Ok(footprint) if vm.vmx.caps.monitor_trap() => footprint,
+        Ok(_) | Err(Stop::Refused(_)) => return Ok(Some(UserExit::Emulation(*fetched))),
+        Err(stop) => {
+            return match memory.failure() {
+                Some(error) => Err(error),
+                None => Ok(emulator::stopped(
+                    state,
+                    &stop,
+                    (Some(insn), fetched),
+                    cause,
+                )),
+            }
+        }
+    };
+    state.stepper.fill()?;
+    let bytes = fetched.get().get(..usize::from(insn.len)).unwrap_or(&[]);
+    if !state.stepper.copy_code(&mut memory, &footprint.code) || !state.stepper.holds(cpu, bytes) {
+        return Ok(None);
+    }
+    match view(vm, &state.stepper, &footprint) {
+        Some(step) => {
+            state.guest.step = Some(step);
+            state.stepper.failed = None;
+            Ok(None)
+        }
+        // The pages are not mapped, which the guest's next try may change.
+        None => {
+            for gfn in footprint.data.into_iter().flatten() {
+                vm.fault(&mut state.guest.reserve, gfn, true)?;
+            }
+            let here = state.guest.linear_rip();
+            match state.stepper.failed.replace(here) == Some(here) {
+                true => Ok(Some(UserExit::Emulation(*fetched))),
+                false => Ok(None),
+            }
+        }
+    }
+}
+
+fn footprint_of(
+    state: &mut State,
+    cpu: &Cpu,
+    insn: &Insn,
+    memory: &mut GuestMemory<'_>,
+) -> Result<Footprint, Stop> {
+    let xsave_size = cpuid::standard_xsave_size(state.guest.xcr0);
+    let (fpu, emulator) = state.emulation();
+    let mut cpu = *cpu;
+    let mut guest = guard::Guest {
+        cpu: &mut cpu,
+        fpu,
+        memory,
+        devices: &mut emulator.journal,
+    };
+    footprint::footprint(&mut guest, insn, xsave_size)
+}
+
+/// Builds the view, if the maps still allow what the instruction writes.
+fn view(vm: &Vm, stepper: &Stepper, footprint: &Footprint) -> Option<Step> {
+    let frames = stepper.table_frames()?;
+    let mut pages = [(Gfn::new(0), Use::Open); 4];
+    let code = stepper.code.iter().map(|copy| Use::Code(copy.hpa()));
+    let code = footprint.code.iter().flatten().copied().zip(code);
+    let data = footprint.data.iter().flatten().map(|gfn| (*gfn, Use::Open));
+    let mut count = 0;
+    for (to, page) in pages.iter_mut().zip(Iterator::chain(code, data)) {
+        *to = page;
+        count += 1;
+    }
+    let pages = pages.get(..count)?;
+    let mmu = vm.mmu.lock();
+    let open = |gfn: &Gfn| mmu.space.mask(&mmu.tables, *gfn).allows(footprint.touched);
+    if !footprint.data.iter().flatten().all(open) {
+        return None;
+    }
+    let root = mmu.space.view(&mmu.tables, &frames, pages).ok()?;
+    Some(Step {
+        eptp: ept::eptp(root, false),
+        generation: vm.tlb.generation(),
+    })
+}
