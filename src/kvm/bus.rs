@@ -257,7 +257,6 @@ impl Bus {
     /// KVM_EXIT_MMIO would tell of them. True if it is done; else user space must
     /// do it. May sleep.
     #[inline]
-    #[expect(dead_code, reason = "there is no MMIO before there is an emulator")]
     pub(crate) fn mmio_write(&self, gpa: u64, bytes: &[u8], area: &Area) -> bool {
         self.memory.used.load(Acquire) && self.write(Space::Memory, gpa, bytes, area)
     }

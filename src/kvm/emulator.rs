@@ -346,20 +346,34 @@ fn ask_port(state: &mut State, read: PortRead) -> UserExit {
     })
 }
 
-/// Tells devices what finished instructions have written, one exit at a time.
-pub(crate) fn devices(_vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
+/// Tells devices what finished instructions have written, one exit at a time; what the bus
+/// takes needs none.
+pub(crate) fn devices(vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
     let journal = &mut state.emulator.journal;
     if let Some((port, size, value)) = journal.take_port_write() {
-        area.store(run::PIO_DATA, value);
-        return Some(UserExit::Io(run::IoExit {
-            direction: run::KVM_EXIT_IO_OUT,
-            size,
-            port,
-            count: 1,
-            data_offset: run::PIO_DATA as u64,
-        }));
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..usize::from(size)).unwrap_or(&bytes);
+        if !vm.bus.port_write(port, bytes, area) {
+            area.store(run::PIO_DATA, value);
+            return Some(UserExit::Io(run::IoExit {
+                direction: run::KVM_EXIT_IO_OUT,
+                size,
+                port,
+                count: 1,
+                data_offset: run::PIO_DATA as u64,
+            }));
+        }
     }
-    let word = journal.next_write()?;
+    let word = loop {
+        let word = journal.next_write()?;
+        let bytes = word.data.get(..usize::from(word.len));
+        if !vm
+            .bus
+            .mmio_write(word.gpa, bytes.unwrap_or(&word.data), area)
+        {
+            break word;
+        }
+    };
     state.guest.pending = Some(Pending::Writes);
     Some(UserExit::Mmio(run::MmioExit {
         phys_addr: word.gpa,
