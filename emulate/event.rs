@@ -22,7 +22,6 @@ use ept::Gva;
 use crate::cpu::{rflags, Cpu};
 use crate::descriptor::{error_code, is_null, read_system, system, Descriptor};
 use crate::guard::{Guest, Intent};
-use crate::segment;
 use crate::stack::{self, Stack};
 use crate::stop::{Exception, Stop};
 
@@ -261,7 +260,7 @@ fn protected(guest: &mut Guest<'_>, event: &Event) -> Result<Frame, Stop> {
     };
     if gate.slot == 8 {
         stack.width = 8;
-        if !segment::canonical(guest.cpu, stack.pointer) {
+        if !guest.cpu.paging.canonical(stack.pointer) {
             return Err(Exception::ss(external.into()).into());
         }
         stack.pointer &= !15;

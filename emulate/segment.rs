@@ -22,9 +22,10 @@ use crate::insn::Seg;
 use crate::stop::Exception;
 
 const CR0_AM: u64 = 1 << 18;
-const CR4_LA57: u64 = 1 << 12;
 
-/// The linear address of `len` bytes at an offset in a segment.
+/// The linear address of `len` bytes at an offset in a segment. Outside 64-bit mode an
+/// offset beyond 4 GBytes is one that lies so far behind the address of an operand: it
+/// exceeds the limit like any other.
 ///
 /// # Errors
 ///
@@ -41,7 +42,6 @@ pub fn linear(cpu: &Cpu, seg: Seg, offset: u64, len: u16, write: bool) -> Result
         let last = first.wrapping_add(u64::from(len).saturating_sub(1));
         (canonical(cpu, first) && canonical(cpu, last)).then_some(first)
     } else {
-        let offset = offset & mask(4);
         let typed = !cpu.protected() || allows(segment, write);
         let inside = within(segment, offset, len);
         (!segment.unusable && typed && inside)
@@ -92,12 +92,7 @@ pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
 
 /// The upper bits of a linear address are copies of the highest one that is translated.
 pub const fn canonical(cpu: &Cpu, address: u64) -> bool {
-    let unused = if cpu.paging.cr4 & CR4_LA57 != 0 {
-        7
-    } else {
-        16
-    };
-    ((address << unused) as i64 >> unused) as u64 == address
+    cpu.paging.canonical(address)
 }
 
 /// Whether the type of a code or data segment allows the access. A segment register never

@@ -5,15 +5,13 @@
 
 use ept::Gva;
 
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, read_system, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{CodeSize, Seg};
 use crate::segment;
 use crate::stop::{Exception, Stop};
-
-/// General register 4 is RSP.
-pub(crate) const RSP: u8 = 4;
 
 /// A stack, as the processor sees it before it pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +46,8 @@ impl Stack {
     }
 
     /// Where `slots` pushes of `size` bytes go; `None` if the stack has no room for them.
+    // Not inlined: it takes no part in the stack of its callers.
+    #[inline(never)]
     pub(crate) fn push(&self, cpu: &Cpu, slots: u16, size: u16) -> Option<Pushed> {
         let top = self.pointer & mask(self.width);
         let total = slots.wrapping_mul(size);
@@ -86,7 +86,7 @@ impl Stack {
     pub(crate) fn linear(&self, cpu: &Cpu, offset: u64, len: u16) -> Option<Gva> {
         let last = offset.wrapping_add(u64::from(len).saturating_sub(1));
         if self.width == 8 {
-            let allowed = segment::canonical(cpu, offset) && segment::canonical(cpu, last);
+            let allowed = cpu.paging.canonical(offset) && cpu.paging.canonical(last);
             return allowed.then(|| Gva::new(offset));
         }
         let allowed = !self.segment.unusable && segment::within(&self.segment, offset, len);

@@ -21,7 +21,9 @@ use crate::stop::Stop;
 /// Bytes that MOVS and STOS write at once.
 const CHUNK: u16 = 256;
 
-/// MOVS: how many elements were moved, 2 to `count`.
+/// MOVS: how many elements were moved, 1 to `count`.
+// Not inlined: the bytes take stack only while they are in use.
+#[inline(never)]
 pub(super) fn movs(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<Option<u16>, Stop> {
     let Some((source, span, count)) = both_sides(guest, insn, count) else {
         return Ok(None);
@@ -37,6 +39,8 @@ pub(super) fn movs(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<Opt
 }
 
 /// STOS: how many elements were written, 1 to `count`.
+// Not inlined, as above.
+#[inline(never)]
 pub(super) fn stos(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<Option<u16>, Stop> {
     let Some((span, count)) = destination(guest, insn, count, CHUNK) else {
         return Ok(None);

@@ -24,20 +24,16 @@ const ALL: u8 = 8;
 pub(super) fn pusha(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     let size = insn.size;
     let sp = pointer(guest.cpu);
-    let mut frame = [0; 32];
-    // The last register lies lowest.
-    for (number, slot) in (0..ALL).rev().zip(frame.chunks_exact_mut(size.into())) {
-        let value = guest.cpu.gpr(number).to_le_bytes();
-        for (to, from) in slot.iter_mut().zip(value) {
-            *to = from;
-        }
-    }
     for count in 1..=ALL {
         check_slot(guest, sp, count, size)?;
     }
     let total = u16::from(ALL).wrapping_mul(size.into());
     let span = prepare_frame(guest, insn, total)?;
-    guest.commit(span, frame.get(..total.into()).ok_or(Stop::Host)?)?;
+    let mut frame = Frame::new(sp);
+    for number in 0..ALL {
+        frame.push(guest.cpu.gpr(number), size);
+    }
+    guest.commit(span, frame.bytes())?;
     let sp = below(guest.cpu, total.into());
     set_pointer(guest.cpu, sp);
     Ok(retire(guest, insn))
@@ -85,27 +81,45 @@ pub(super) fn popa(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
 pub(super) fn enter(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     let size = insn.size;
     let level = (insn.imm2 & 31) as u8;
-    let count = match level {
-        0 => 1,
-        level => level.wrapping_add(1),
-    };
-    let total = u16::from(count).wrapping_mul(size.into());
+    let total = u16::from(elements(level)).wrapping_mul(size.into());
     let sp = pointer(guest.cpu);
     let frame_pointer = below(guest.cpu, size.into());
     let space = insn.imm as u64 & 0xffff;
     let end = below(guest.cpu, space.wrapping_add(total.into()));
-    for index in 0..count {
+    check_enter(guest, level, size)?;
+    // Nothing is written there, but the processor asks.
+    prepare_push(guest, end, size).map(drop)?;
+    let span = prepare_frame(guest, insn, total)?;
+    let mut frame = Frame::new(sp);
+    fill_frame(guest, &mut frame, level, size)?;
+    guest.commit(span, frame.bytes())?;
+    set_pointer(guest.cpu, frame_pointer);
+    let rbp = guest.cpu.gpr(RSP);
+    guest.cpu.set_gpr_sized(RBP, size, rbp);
+    set_pointer(guest.cpu, end);
+    Ok(retire(guest, insn))
+}
+
+/// Checks all that ENTER reads and pushes.
+// Not inlined: it takes no part in the stack of the frame.
+#[inline(never)]
+fn check_enter(guest: &mut Guest<'_>, level: u8, size: u8) -> Result<(), Stop> {
+    let sp = pointer(guest.cpu);
+    for index in 0..elements(level) {
         if copied(index, level) {
             let at = outer_pointer(guest, index, size);
             prepare_pop(guest, at, size)?;
         }
         check_slot(guest, sp, index.wrapping_add(1), size)?;
     }
-    // Nothing is written there, but the processor asks.
-    prepare_push(guest, end, size).map(drop)?;
-    let span = prepare_frame(guest, insn, total)?;
-    let mut frame = Frame::new(sp);
-    for index in 0..count {
+    Ok(())
+}
+
+/// Reads all that ENTER reads, and makes up the frame.
+// Not inlined, as above.
+#[inline(never)]
+fn fill_frame(guest: &mut Guest<'_>, frame: &mut Frame, level: u8, size: u8) -> Result<(), Stop> {
+    for index in 0..elements(level) {
         let value = if copied(index, level) {
             let at = outer_pointer(guest, index, size);
             let source = prepare_pop(guest, at, size)?;
@@ -113,16 +127,21 @@ pub(super) fn enter(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
         } else if index == 0 {
             guest.cpu.gpr(RBP)
         } else {
-            frame_pointer
+            // All of it, also where the stack segment uses a half.
+            let above = !mask(guest.cpu.stack_size());
+            guest.cpu.gpr(RSP) & above | below(guest.cpu, size.into())
         };
         frame.push(value, size);
     }
-    guest.commit(span, frame.bytes())?;
-    set_pointer(guest.cpu, frame_pointer);
-    let rbp = guest.cpu.gpr(RSP);
-    guest.cpu.set_gpr_sized(RBP, size, rbp);
-    set_pointer(guest.cpu, end);
-    Ok(retire(guest, insn))
+    Ok(())
+}
+
+/// How many elements ENTER pushes.
+fn elements(level: u8) -> u8 {
+    match level {
+        0 => 1,
+        level => level.wrapping_add(1),
+    }
 }
 
 /// The element that ENTER pushes after `index` others is copied from an outer frame.
@@ -137,7 +156,7 @@ fn outer_pointer(guest: &Guest<'_>, index: u8, size: u8) -> u64 {
     guest.cpu.gpr_sized(RBP, width).wrapping_sub(back) & mask(width)
 }
 
-/// What ENTER has pushed; nothing of it is in memory yet.
+/// What PUSHA or ENTER has pushed; nothing of it is in memory yet.
 struct Frame {
     /// The last bytes are in use.
     array: [u8; MAX_FRAME],

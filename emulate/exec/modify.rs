@@ -35,10 +35,12 @@ pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> 
         count => read(guest, insn, count, 1)?,
     };
     let outcome = |old, rflags| {
-        arithmetic::modified(op, old, src, rflags, size)
-            .or_else(|| shift::single(op, old, src, rflags, size))
-            .or_else(|| shift::double(op, old, src, count, rflags, size))
-            .ok_or(Stop::Refused(op))
+        let outcome = match op {
+            Op::Shld | Op::Shrd => shift::double(op, old, src, count, rflags, size),
+            _ => arithmetic::modified(op, old, src, rflags, size)
+                .or_else(|| shift::single(op, old, src, rflags, size)),
+        };
+        outcome.ok_or(Stop::Refused(op))
     };
     match insn.dst {
         Operand::Mem => {

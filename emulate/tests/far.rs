@@ -97,6 +97,10 @@ fn real_mode_shifts_the_selector() {
             }
         }
         assert_eq!(machine.run(&far(op, 4, 0xf000, 0x10_0000)), gp(0));
+        let sp = machine.cpu.gprs[4];
+        push(&mut machine, 4, &[0, 0x10_0000]);
+        assert_eq!(machine.run(&ret(4, 0)), gp(0));
+        machine.cpu.gprs[4] = sp;
         if op == Op::CallFar {
             assert_eq!(machine.run(&ret(size, 0)), OK);
             let cpu = &machine.cpu;
@@ -407,6 +411,132 @@ fn user_code_loads_segments_with_the_rights_of_the_system() {
     assert_eq!(got, Err(fault.into()));
 }
 
+/// A machine of level 3 whose pages are the supervisor's, but for some.
+fn supervisor(user: &[u64]) -> Machine {
+    let mut machine = Machine::ia32e(3, true);
+    let tables = 0x10_0000u64;
+    let ram = &mut machine.model.ram;
+    ram.write_u64(tables + 0x2000, tables + 0x3027);
+    for page in 0..512u64 {
+        let bit = u64::from(user.contains(&(page << 12))) << 2;
+        ram.write_u64(tables + 0x3000 + page * 8, page << 12 | 0x63 | bit);
+    }
+    machine
+}
+
+#[test]
+fn pointers_and_stacks_are_the_programs_own() {
+    let mut insn = far(Op::CallFar, 4, 0, 0);
+    insn.dst = Operand::Mem;
+    insn.mem = at(0x2000);
+    let fault = |gva, code| Err(Exception::pf(ept::Gva::new(gva), code).into());
+    let mut machine = supervisor(&[0x7000]);
+    assert_eq!(machine.run(&insn), fault(0x2000, 5));
+    machine = supervisor(&[0x2000]);
+    machine.model.ram.write(0x2000, &[0, 0, 0, 0, 0x1b, 0]);
+    assert_eq!(machine.run(&insn), fault(0x7ff8, 7));
+    machine = supervisor(&[0x2000, 0x7000]);
+    machine.model.ram.write(0x2000, &[0, 0, 0, 0, 0x1b, 0]);
+    assert_eq!(machine.run(&insn), OK);
+    // The stack of the inner level is the supervisor's.
+    let mut machine = supervisor(&[]);
+    machine.set(0x70, gate(0x38, 0, 0xec, 0));
+    machine.model.ram.write_u64(TSS + 4, 0x9000);
+    assert_eq!(machine.run(&far(Op::CallFar, 4, 0x73, 0)), OK);
+    // What RET pops is the program's.
+    machine = supervisor(&[]);
+    assert_eq!(machine.run(&ret(4, 0)), fault(0x8000, 5));
+}
+
+#[test]
+fn user_code_may_want_alignment() {
+    let ac = Err(Exception::AC.into());
+    for size in [2u8, 4] {
+        for offset in 0..8u64 {
+            let want = if offset % u64::from(size) == 0 {
+                OK
+            } else {
+                ac
+            };
+            let setup = |stack: u64| {
+                let mut machine = Machine::protected(3);
+                machine.cpu.paging.cr0 |= 1 << 18;
+                machine.cpu.rflags |= rflags::AC;
+                machine.cpu.gprs[4] = stack;
+                push(&mut machine, size, &[0x1b, 0x40]);
+                machine
+            };
+            let mut machine = setup(ESP + offset);
+            assert_eq!(machine.run(&ret(size, 0)), want);
+            machine = setup(ESP + offset);
+            assert_eq!(machine.run(&far(Op::CallFar, size, 0x1b, 0)), want);
+            let mut insn = far(Op::JmpFar, size, 0, 0);
+            insn.dst = Operand::Mem;
+            insn.mem = at(ESP + offset - 2 * u64::from(size));
+            machine = setup(ESP + offset);
+            assert_eq!(machine.run(&insn), want);
+            // Not at level 0: a gate takes any stack there, but parameters are read here.
+            for count in [0, 1] {
+                let mut machine = gated(if size == 4 { 12 } else { 4 }, count);
+                machine.cpu.paging.cr0 |= 1 << 18;
+                machine.cpu.rflags |= rflags::AC;
+                machine.cpu.gprs[4] = ESP + offset;
+                machine.model.ram.write_u32(TSS + 4, 0x9001);
+                let want = if count == 0 { OK } else { want };
+                assert_eq!(machine.run(&far(Op::CallFar, 4, THROUGH, 0)), want);
+            }
+        }
+    }
+}
+
+/// A device that has the parameters is read after the new stack was found writable.
+#[test]
+fn parameters_of_devices_are_read_late() {
+    let mut machine = gated(12, 2);
+    machine.cpu.gprs[4] = 0x2_0000;
+    machine.model.protect(0x8000, !(1 << 31));
+    let call = far(Op::CallFar, 4, THROUGH, 0);
+    assert!(matches!(machine.run(&call), Err(Stop::Denied(_))));
+    machine.model.maps.clear();
+    for n in 0..2u8 {
+        let Err(Stop::DeviceRead(read)) = machine.run(&call) else {
+            panic!("the parameters are a device's");
+        };
+        assert_eq!((read.gpa.get(), read.len), (0x2_0000 + 4 * u64::from(n), 4));
+        assert!(machine.journal.supply(read, [n + 1, 0, 0, 0, 0, 0, 0, 0]));
+    }
+    assert_eq!(machine.run(&call), OK);
+    assert_eq!(machine.u32(machine.cpu.gprs[4] + 8), 1);
+    assert_eq!(machine.u32(machine.cpu.gprs[4] + 12), 2);
+}
+
+/// A gate to the same level in IA-32e mode enters 64-bit code, whose stack has no limit.
+#[test]
+fn gates_of_ia32e_to_the_same_level() {
+    for (op, cpl, selector) in [
+        (Op::CallFar, 0, 0x38),
+        (Op::JmpFar, 0, 0x38),
+        (Op::CallFar, 3, 0x80),
+    ] {
+        let mut machine = Machine::ia32e(cpl, false);
+        machine.set(0x70, gate(selector, 0x1122_3344, 0xec, 0));
+        machine.set(0x78, 0);
+        machine.set(0x80, descriptor(0, 0xfffff, CODE | 4, LONG));
+        let mut stack = *machine.cpu.segment(Seg::Ss);
+        stack.limit = 0x7000;
+        machine.cpu.set_segment(Seg::Ss, stack);
+        let (cs, _) = selectors(&machine.cpu);
+        assert_eq!(machine.run(&far(op, 4, 0x70, 0)), OK);
+        assert_eq!((machine.cpu.code, machine.cpu.cpl), (CodeSize::Bits64, cpl));
+        let call = u64::from(op == Op::CallFar);
+        assert_eq!(machine.cpu.gprs[4], ESP - call * 16);
+        if op == Op::CallFar {
+            assert_eq!(machine.u64(ESP - 16), 0x1007);
+            assert_eq!(machine.u64(ESP - 8), cs.into());
+        }
+    }
+}
+
 #[test]
 fn tasks_and_shadow_stacks_are_refused() {
     let mut machine = Machine::protected(0);
@@ -416,7 +546,7 @@ fn tasks_and_shadow_stacks_are_refused() {
     for selector in [0x70, 0x78] {
         assert_eq!(machine.run(&far(Op::JmpFar, 4, selector, 0)), refused);
     }
-    machine.cpu.paging.cr4 |= CR4_CET;
+    machine.cpu.paging.cr4 |= 1 << 23;
     assert_eq!(machine.run(&far(Op::JmpFar, 4, 8, 0)), refused);
 }
 
@@ -508,7 +638,8 @@ fn gates_to_the_same_level() {
 #[test]
 fn gates_are_checked() {
     type Change = fn(&mut Machine);
-    let rows: [(Change, Result<Done, Stop>, Result<Done, Stop>); 20] = [
+    type End = Result<Done, Stop>;
+    let rows: [(Change, End, End); 20] = [
         // JMP does not enter another level.
         (|_| (), OK, gp(0x08)),
         (|m| m.set(0x70, gate(8, 0, 0xcc, 0)), gp(0x70), gp(0x70)),
@@ -740,7 +871,7 @@ fn returns_to_an_outer_level() {
             attributes: 0xc09f,
             ..segments[4]
         };
-        segments[5].unusable = true;
+        segments[5].attributes = 0xc09b;
         let before = *segments;
         assert_eq!(machine.run(&ret(size, 2 * u16::from(size))), OK);
         let cpu = machine.cpu;
@@ -751,8 +882,33 @@ fn returns_to_an_outer_level() {
         assert_eq!(cpu.segment(Seg::Ss).attributes, 0xc0f3);
         assert_eq!(cpu.segments[0].selector, 0);
         assert!(cpu.segments[0].unusable, "data of level 0");
-        assert_eq!(cpu.segments[3..], before[3..]);
+        assert!(cpu.segments[5].unusable, "code of level 0");
+        assert_eq!(cpu.segments[5].selector, 0);
+        assert_eq!(cpu.segments[3..5], before[3..5]);
     }
+}
+
+#[test]
+fn returns_set_accessed_flags() {
+    let fresh = |machine: &mut Machine| {
+        for (selector, access) in [(0x08, 0x9a), (0x18, 0xfa), (0x20, 0xf2)] {
+            machine.set(selector, descriptor(0, 0xfffff, access, FLAT));
+        }
+    };
+    let mut machine = inner(4, 0x1b, 0x23);
+    fresh(&mut machine);
+    machine.model.protect(GDT, !1);
+    assert!(matches!(machine.run(&ret(4, 8)), Err(Stop::Denied(_))));
+    machine.model.maps.clear();
+    assert_eq!(machine.run(&ret(4, 8)), OK);
+    let exchanges = [GDT + 0x1d, GDT + 0x25].map(|at| Event::Exchange(at, 1));
+    assert_eq!(machine.model.writes(), exchanges);
+
+    let mut machine = Machine::protected(0);
+    push(&mut machine, 4, &[0x08, 0]);
+    fresh(&mut machine);
+    assert_eq!(machine.run(&ret(4, 8)), OK);
+    assert_eq!(machine.model.writes(), [Event::Exchange(GDT + 0xd, 1)]);
 }
 
 #[test]

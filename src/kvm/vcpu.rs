@@ -42,6 +42,7 @@ use emulate::stop::{
     DeviceRead,
     PortRead, //
 };
+use ept::Gfn;
 use ioctl_api::{
     number::*,
     regs::{
@@ -148,6 +149,8 @@ pub(crate) struct Guest {
     pub(crate) pending: Option<Pending>,
     /// The next entry executes one instruction on a view of its own.
     pub(crate) step: Option<Step>,
+    /// The frame at which an instruction was emulated last.
+    pub(crate) emulated: Option<Gfn>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
     /// The control registers that PAE paging is to go on with.
@@ -188,6 +191,7 @@ impl Guest {
             reserve: Reserve::default(),
             pending: None,
             step: None,
+            emulated: None,
             exit: RawExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
@@ -212,9 +216,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The VMCS region, the registers and the FPU, apart.
-    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu) {
-        (&self.region, &mut self.guest, &mut self.fpu)
+    /// The VMCS region, the registers, the FPU and the emulator, apart.
+    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu, &mut Emulator) {
+        let Self {
+            region,
+            guest,
+            fpu,
+            emulator,
+            ..
+        } = self;
+        (region, guest, fpu, emulator)
     }
 
     /// The XSAVE area and the emulator, apart.
@@ -230,12 +241,21 @@ impl State {
         vmx: &Vmx,
         work: impl FnOnce(&Current<'_>, &mut Guest) -> R,
     ) -> Result<R> {
+        self.with_emulator(vmx, |vmcs, guest, _| work(vmcs, guest))
+    }
+
+    /// The same, with the emulator at hand.
+    pub(crate) fn with_emulator<R>(
+        &mut self,
+        vmx: &Vmx,
+        work: impl FnOnce(&Current<'_>, &mut Guest, &mut Emulator) -> R,
+    ) -> Result<R> {
         let mut window = Window::open(vmx)?;
         let current = window.load(&self.region)?;
         if self.guest.host.moved(&current) {
             self.guest.host.forget();
         }
-        Ok(work(&current, &mut self.guest))
+        Ok(work(&current, &mut self.guest, &mut self.emulator))
     }
 }
 
@@ -266,7 +286,7 @@ impl Vcpu {
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                area: Area::new()?,
+                area: Area::new(vm.bus.ring())?,
                 state <- new_mutex!(state, "kvm_spp::vcpu"),
             }? Error),
             GFP_KERNEL_ACCOUNT,
