@@ -198,15 +198,18 @@ impl Descriptor {
         }
     }
 
+    /// The CS that it makes; the RPL of its selector is the privilege level.
+    pub(crate) const fn code_segment(&self, cpl: u8) -> Segment {
+        let segment = self.segment();
+        Segment {
+            selector: segment.selector & 0xfffc | cpl as u16,
+            ..segment
+        }
+    }
+
     /// Whether loading it sets the accessed flag.
     const fn is_fresh(&self) -> bool {
         !self.is_system() && self.kind() & ACCESSED == 0
-    }
-
-    /// The byte that loading it writes, if it does.
-    pub(crate) fn accessed_byte(&self, guest: &Guest<'_>) -> Option<Gva> {
-        self.is_fresh()
-            .then(|| guest.cpu.linear(self.at, ACCESS_BYTE))
     }
 
     /// Prepares the accessed flag, if it is not set already.
@@ -256,6 +259,11 @@ pub(crate) struct Flag {
 }
 
 impl Flag {
+    /// The descriptor is a device's, or in read-only memory.
+    pub(crate) fn device(&self) -> bool {
+        self.span.device()
+    }
+
     /// Makes the change, in one locked access as the processor does (SDM 3A 8.1.2.1).
     ///
     /// # Errors

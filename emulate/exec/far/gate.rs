@@ -13,13 +13,13 @@
 //!                    | EIP     |
 //! ```
 
-use super::{check_offset, set_code_segment, set_flag, Far, Image, Transfer};
+use super::{check_offset, set_flag, Far, Transfer};
 use crate::cpu::{Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor};
 use crate::exec::{next_rip, operand};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Seg};
-use crate::stack::{self, Pushed, Stack, RSP};
+use crate::stack::{self, Image, Pushed, Stack, RSP};
 use crate::stop::{Exception, Stop};
 
 /// What is in a gate.
@@ -148,7 +148,7 @@ fn more_privilege(
     set_flag(guest, stack_accessed)?;
     guest.commit(span, image.bytes())?;
     load_stack(guest.cpu, &stack, pushed.pointer);
-    set_code_segment(guest.cpu, target, cpl);
+    guest.cpu.set_code_segment(target.code_segment(cpl));
     guest.cpu.set_cpl(cpl);
     Ok(gate.code.offset)
 }

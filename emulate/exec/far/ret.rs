@@ -10,9 +10,7 @@
 //!          | SS     |
 //! ```
 
-use super::{
-    check_offset, gate::slot, is_mixed, set_code_segment, set_flag, set_real_code_segment,
-};
+use super::{check_offset, gate::slot, is_mixed, set_flag};
 use crate::cpu::{mask, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, rpl, Descriptor};
 use crate::guard::Guest;
@@ -29,7 +27,7 @@ pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
         return Err(Exception::gp(0).into());
     }
     release(guest.cpu, &stack, insn);
-    set_real_code_segment(guest.cpu, selector);
+    guest.cpu.set_real_code_segment(selector);
     Ok(offset)
 }
 
@@ -46,7 +44,8 @@ pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop>
     let accessed = target.prepare_accessed(guest)?;
     set_flag(guest, accessed)?;
     release(guest.cpu, &stack, insn);
-    set_code_segment(guest.cpu, &target, guest.cpu.cpl);
+    let segment = target.code_segment(guest.cpu.cpl);
+    guest.cpu.set_code_segment(segment);
     Ok(offset)
 }
 
@@ -107,7 +106,7 @@ fn less_privilege(
             ..segment
         },
     );
-    set_code_segment(cpu, target, cpl);
+    cpu.set_code_segment(target.code_segment(cpl));
     cpu.set_cpl(cpl);
     let pointer = pointer.wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, cpu.stack_size(), pointer);
