@@ -20,16 +20,16 @@
 use crate::exit::RawExit;
 
 /// Bit 31 of the interruption-information fields.
-const VALID: u32 = 1 << 31;
+pub(crate) const VALID: u32 = 1 << 31;
 /// Bit 11: an error code goes with the event.
-const HAS_ERROR_CODE: u32 = 1 << 11;
+pub(crate) const HAS_ERROR_CODE: u32 = 1 << 11;
 
-const EXTERNAL_INTERRUPT: u32 = 0;
-const NMI: u32 = 2;
-const HARDWARE_EXCEPTION: u32 = 3;
-const SOFTWARE_INTERRUPT: u32 = 4;
-const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
-const SOFTWARE_EXCEPTION: u32 = 6;
+pub(crate) const EXTERNAL_INTERRUPT: u32 = 0;
+pub(crate) const NMI: u32 = 2;
+pub(crate) const HARDWARE_EXCEPTION: u32 = 3;
+pub(crate) const SOFTWARE_INTERRUPT: u32 = 4;
+pub(crate) const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
+pub(crate) const SOFTWARE_EXCEPTION: u32 = 6;
 
 /// Vector of NMIs, which is never an exception.
 const NMI_VECTOR: u8 = 2;

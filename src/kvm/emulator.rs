@@ -350,7 +350,7 @@ fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
 
 impl Guest {
     /// Takes general registers, RIP and RFLAGS over from the emulator.
-    fn take_registers(&mut self, cpu: &Cpu) {
+    pub(crate) fn take_registers(&mut self, cpu: &Cpu) {
         self.regs.gprs = cpu.gprs;
         self.rip = cpu.rip;
         self.rflags = cpu.rflags;

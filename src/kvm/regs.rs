@@ -34,10 +34,7 @@ use crate::vmx::{
     window::Current, //
 };
 use emulate::{
-    insn::{
-        CodeSize,
-        Seg, //
-    },
+    insn::CodeSize,
     paging::Paging, //
 };
 use ioctl_api::{
@@ -351,10 +348,11 @@ impl Guest {
         }
     }
 
-    /// Takes CS and SS over from the emulator, which a far transfer replaces.
+    /// Takes the segment registers over from the emulator, which a far transfer or the
+    /// delivery of an event replaces.
     pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &emulate::cpu::Cpu) {
-        for (fields, seg) in [(&CS, Seg::Cs), (&SS, Seg::Ss)] {
-            fields.take(vmcs, cpu.segment(seg));
+        for (fields, segment) in [&ES, &CS, &SS, &DS, &FS, &GS].into_iter().zip(&cpu.segments) {
+            fields.take(vmcs, segment);
         }
         self.fetch_code_segment(vmcs);
     }
