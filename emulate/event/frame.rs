@@ -2,7 +2,7 @@
 
 //! The bytes of the stack that a delivery writes.
 
-use ept::Gva;
+use ept::{Gva, PAGE_SIZE};
 
 use crate::cpu::Cpu;
 use crate::guard::{Guest, Intent, Span};
@@ -88,10 +88,27 @@ fn prepare_span(guest: &mut Guest<'_>, at: (Gva, u16), writer: Writer) -> Result
             ..exception
         })?;
     }
+    probe(guest, gva, len, writer.slot.into())?;
     let span = guest.prepare_write(gva, len, Intent::Write)?;
     match span.device() {
         // The processor could tell a device word by word; here nobody would wait for it.
         true => Err(Stop::Refused(Op::Unknown)),
         false => Ok(span),
     }
+}
+
+/// Asks the guest's page tables in the order of the pushes, so that a page fault names the
+/// push that has failed: the highest one in either page.
+fn probe(guest: &mut Guest<'_>, gva: Gva, len: u16, slot: u16) -> Result<(), Stop> {
+    let highest = len.saturating_sub(slot);
+    let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
+    let slots = in_page.wrapping_sub(1).checked_div(slot).unwrap_or(0);
+    let border = slots.saturating_mul(slot).min(highest);
+    for offset in [highest, border] {
+        let gva = guest.cpu.linear(gva, offset.into());
+        // None of its bytes is to be written yet.
+        let span = guest.prepare_bytes(gva, slot, Intent::Write, 0, false);
+        span.map(drop)?;
+    }
+    Ok(())
 }

@@ -161,7 +161,7 @@ fn handlers_have_their_own_rights() {
         machine.model.ram.write_u64(TABLES + 0x2000, 0xe3);
         match fault {
             Some(code) => {
-                let at = Gva::new(ESP - 40);
+                let at = Gva::new(ESP - 8);
                 let want = Exception::pf(at, code).into();
                 assert_eq!(stops(&mut machine, &EXTERNAL), want);
             }
@@ -193,7 +193,7 @@ fn unmap(machine: &mut Machine, page: u64) {
 fn stacks_may_be_absent() {
     for cpl in [0, 3] {
         // The page of the first push, and that of the last.
-        for (absent, at) in [(0x9000, 0x9000), (0x8000, 0x9010 - 48)] {
+        for (absent, at) in [(0x9000, 0x9008), (0x8000, 0x8ff8)] {
             let mut machine = Machine::ia32e(cpl, true);
             long_gates(&mut machine, gate(0x38, HANDLER, 0xee, 0), 0);
             machine.cpu.gprs[4] = 0x9010;
@@ -203,6 +203,35 @@ fn stacks_may_be_absent() {
             machine.model.protect(0x9000 + 0x8000 - absent, 0);
             let want = Exception::pf(Gva::new(at), 2).into();
             assert_eq!(stops(&mut machine, &FAULT), want, "{cpl} {absent:x}");
+        }
+    }
+}
+
+/// A push that lies across the border is the first to touch the lower page.
+#[test]
+fn pushes_cross_pages() {
+    for (absent, want) in [
+        (None, None),
+        (Some(8), Some(0x8ffe)),
+        (Some(9), Some(0x9006)),
+    ] {
+        let mut machine = inner(14);
+        machine.model.ram.write_u32(TSS + 4, 0x900a);
+        // 32-bit paging with pages of 4 KBytes.
+        machine.cpu.paging.cr0 |= 1 << 31;
+        machine.cpu.paging.cr3 = TABLES;
+        machine.model.ram.write_u32(TABLES, 0x10_8067);
+        for n in 0..1024 {
+            let entry = if absent == Some(n) { 0 } else { n << 12 | 0x67 };
+            let at = TABLES + 0x8000 + 4 * u64::from(n);
+            machine.model.ram.write_u32(at, entry);
+        }
+        match want {
+            None => assert_eq!(deliver(&mut machine.guest(), &FAULT), Ok(())),
+            Some(at) => {
+                let want = Exception::pf(Gva::new(at), 2).into();
+                assert_eq!(stops(&mut machine, &FAULT), want);
+            }
         }
     }
 }
