@@ -5,6 +5,7 @@
 
 mod calls;
 mod delivery;
+mod frames;
 mod memory;
 mod modes;
 mod sharing;
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[&[Test]] = &[
     stores::TESTS,
     modes::TESTS,
     delivery::TESTS,
+    frames::TESTS,
     memory::TESTS,
     sharing::TESTS,
 ];
