@@ -44,6 +44,26 @@ pub mod rflags {
     pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 }
 
+/// Numbers of general registers that instructions use without naming them.
+pub mod gpr {
+    /// RAX.
+    pub const RAX: u8 = 0;
+    /// RCX.
+    pub const RCX: u8 = 1;
+    /// RDX.
+    pub const RDX: u8 = 2;
+    /// RBX.
+    pub const RBX: u8 = 3;
+    /// RSP.
+    pub const RSP: u8 = 4;
+    /// RBP.
+    pub const RBP: u8 = 5;
+    /// RSI.
+    pub const RSI: u8 = 6;
+    /// RDI.
+    pub const RDI: u8 = 7;
+}
+
 /// A segment register with its hidden part (SDM 3A 3.4.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {

@@ -198,15 +198,6 @@ impl Descriptor {
         }
     }
 
-    /// The CS that it makes; the RPL of its selector is the privilege level.
-    pub(crate) const fn code_segment(&self, cpl: u8) -> Segment {
-        let segment = self.segment();
-        Segment {
-            selector: segment.selector & 0xfffc | cpl as u16,
-            ..segment
-        }
-    }
-
     /// Whether loading it sets the accessed flag.
     const fn is_fresh(&self) -> bool {
         !self.is_system() && self.kind() & ACCESSED == 0
@@ -272,6 +263,25 @@ impl Flag {
     pub(crate) fn set(self, guest: &mut Guest<'_>) -> Result<(), Stop> {
         guest.exchange(self.span, &[self.old], &[self.new])
     }
+}
+
+/// Prepares the accessed flags of descriptors that are loaded together.
+///
+/// # Errors
+///
+/// The [`Stop`] that the writes end in.
+#[inline(never)]
+pub(crate) fn prepare_flags(
+    guest: &mut Guest<'_>,
+    descriptors: [Option<&Descriptor>; 2],
+    flags: &mut [Option<Flag>; 2],
+) -> Result<(), Stop> {
+    for (flag, descriptor) in flags.iter_mut().zip(descriptors) {
+        if let Some(descriptor) = descriptor {
+            *flag = descriptor.prepare_accessed(guest)?;
+        }
+    }
+    Ok(())
 }
 
 /// The linear address of the `len` bytes that a selector stands for.

@@ -30,6 +30,7 @@ pub mod paging;
 pub mod segment;
 mod stack;
 pub mod stop;
+pub mod task;
 mod xsave;
 
 use ept::Gpa;

@@ -5,9 +5,21 @@
 //! Registers change last: an instruction prepares its accesses, reads, computes, writes,
 //! and only then lets the registers know. So where it stops, nothing has happened.
 
+mod arithmetic;
+mod bit;
+mod branch;
+mod bulk;
+mod exchange;
 mod far;
+mod frame;
+mod modify;
 mod moves;
+mod multiply;
 pub(crate) mod operand;
+mod port;
+mod shift;
+mod stack;
+mod string;
 mod system;
 mod vector;
 
@@ -43,7 +55,42 @@ pub fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
 
 fn dispatch(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     match insn.op {
-        Op::Mov | Op::MovLoad => moves::execute(guest, insn),
+        Op::Mov | Op::Movnti | Op::Movdiri | Op::MovbeStore | Op::Setcc => {
+            moves::store(guest, insn)
+        }
+        Op::MovLoad | Op::Movzx | Op::Movsx | Op::Movsxd | Op::MovbeLoad | Op::Cmovcc => {
+            moves::load(guest, insn)
+        }
+        Op::Bsf | Op::Bsr | Op::Tzcnt | Op::Lzcnt | Op::Popcnt | Op::Crc32 => {
+            moves::load(guest, insn)
+        }
+        Op::Xlat => moves::xlat(guest, insn),
+        Op::Xchg | Op::Xadd | Op::Cmpxchg => exchange::execute(guest, insn),
+        Op::Cmpxchg8b | Op::Cmpxchg16b => exchange::double(guest, insn),
+        Op::Add | Op::Or | Op::Adc | Op::Sbb | Op::And | Op::Sub | Op::Xor => {
+            modify::execute(guest, insn)
+        }
+        Op::Inc | Op::Dec | Op::Not | Op::Neg => modify::execute(guest, insn),
+        Op::Rol | Op::Ror | Op::Rcl | Op::Rcr | Op::Shl | Op::Shr | Op::Sar => {
+            modify::execute(guest, insn)
+        }
+        Op::Shld | Op::Shrd => modify::execute(guest, insn),
+        Op::Cmp | Op::Test => modify::compare(guest, insn),
+        Op::Bt | Op::Bts | Op::Btr | Op::Btc => modify::bit(guest, insn),
+        Op::Mul | Op::Imul | Op::Div | Op::Idiv => multiply::wide(guest, insn),
+        Op::Imul2 => multiply::narrow(guest, insn),
+        Op::Movs | Op::Stos | Op::Lods | Op::Cmps | Op::Scas | Op::Ins | Op::Outs => {
+            string::execute(guest, insn)
+        }
+        Op::Push | Op::PushSreg | Op::Pushf => stack::push(guest, insn),
+        Op::Pop => stack::pop(guest, insn),
+        Op::Leave => stack::leave(guest, insn),
+        Op::Pusha => frame::pusha(guest, insn),
+        Op::Popa => frame::popa(guest, insn),
+        Op::Enter => frame::enter(guest, insn),
+        Op::CallNear => branch::call(guest, insn),
+        Op::JmpNear => branch::jump(guest, insn),
+        Op::RetNear => branch::ret(guest, insn),
         Op::VectorStore
         | Op::VectorLoad
         | Op::ScalarLoad

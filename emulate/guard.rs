@@ -118,6 +118,18 @@ pub struct Source {
     fragments: Fragments,
 }
 
+impl Source {
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
+    }
+
+    /// A device has a part in it.
+    pub fn device(&self) -> bool {
+        self.fragments.iter().any(|f| f.device)
+    }
+}
+
 /// Bytes that may be written: proof that the guest's page tables and the sub-page maps
 /// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] and
 /// [`Guest::prepare_bytes`], and by the page walk for its own flags.
@@ -137,6 +149,11 @@ impl Span {
     /// The linear address of its first byte.
     pub const fn gva(&self) -> Gva {
         self.gva
+    }
+
+    /// The guest-physical address of its first byte.
+    pub const fn gpa(&self) -> Gpa {
+        self.fragments.first.gpa
     }
 
     /// Its length in bytes.
@@ -404,6 +421,29 @@ impl Guest<'_> {
                 self.post(fragment.gpa, part);
             }
         }
+        Ok(())
+    }
+
+    /// Writes the next port data to a span, which makes it used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Guest::commit`]: the data is there still.
+    pub fn commit_ports(&mut self, span: Span) -> Result<(), Stop> {
+        let len = span.len();
+        let data = self.devices.port_data().get(..len).ok_or(Stop::Host)?;
+        if span.device() {
+            // One element.
+            let mut element = [0; 8];
+            let element = element.get_mut(..len).ok_or(Stop::Host)?;
+            for (to, from) in element.iter_mut().zip(data) {
+                *to = *from;
+            }
+            self.commit(span, element)?;
+        } else {
+            self.memory.write(&span, data, u64::MAX).map_err(stop)?;
+        }
+        self.devices.port_used(len as u16);
         Ok(())
     }
 

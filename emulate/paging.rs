@@ -32,6 +32,7 @@ use rights::Rights;
 
 mod format;
 mod mark;
+mod quick;
 mod rights;
 
 const CR0_WP: u64 = 1 << 16;
@@ -145,6 +146,9 @@ impl Paging {
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, Fault> {
+        if let Some(gpa) = self.quick(memory, gva, access) {
+            return Ok(gpa);
+        }
         let mut path = Path::new();
         self.walk(memory, gva, access, &mut path)
     }
@@ -166,6 +170,9 @@ impl Paging {
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, Fault> {
+        if let Some(gpa) = self.quick(memory, gva, access) {
+            return Ok(gpa);
+        }
         for _ in 0..WALKS {
             let mut path = Path::new();
             let gpa = self.walk(memory, gva, access, &mut path)?;

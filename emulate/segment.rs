@@ -22,7 +22,6 @@ use crate::insn::Seg;
 use crate::stop::Exception;
 
 const CR0_AM: u64 = 1 << 18;
-const CR4_LA57: u64 = 1 << 12;
 
 /// The linear address of `len` bytes at an offset in a segment.
 ///
@@ -92,12 +91,7 @@ pub fn branch(cpu: &Cpu, rip: u64) -> Result<(), Exception> {
 
 /// The upper bits of a linear address are copies of the highest one that is translated.
 pub const fn canonical(cpu: &Cpu, address: u64) -> bool {
-    let unused = if cpu.paging.cr4 & CR4_LA57 != 0 {
-        7
-    } else {
-        16
-    };
-    ((address << unused) as i64 >> unused) as u64 == address
+    cpu.paging.canonical(address)
 }
 
 /// Whether the type of a code or data segment allows the access. A segment register never

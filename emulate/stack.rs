@@ -5,15 +5,13 @@
 
 use ept::Gva;
 
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, rflags, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, read_system, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{CodeSize, Seg};
 use crate::segment;
 use crate::stop::{Exception, Stop};
-
-/// General register 4 is RSP.
-pub(crate) const RSP: u8 = 4;
 
 /// A stack, as the processor sees it before it pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +46,8 @@ impl Stack {
     }
 
     /// Where `slots` pushes of `size` bytes go; `None` if the stack has no room for them.
+    // Not inlined: it takes no part in the stack of its callers.
+    #[inline(never)]
     pub(crate) fn push(&self, cpu: &Cpu, slots: u16, size: u16) -> Option<Pushed> {
         let top = self.pointer & mask(self.width);
         let total = slots.wrapping_mul(size);
@@ -86,7 +86,7 @@ impl Stack {
     pub(crate) fn linear(&self, cpu: &Cpu, offset: u64, len: u16) -> Option<Gva> {
         let last = offset.wrapping_add(u64::from(len).saturating_sub(1));
         if self.width == 8 {
-            let allowed = segment::canonical(cpu, offset) && segment::canonical(cpu, last);
+            let allowed = cpu.paging.canonical(offset) && cpu.paging.canonical(last);
             return allowed.then(|| Gva::new(offset));
         }
         let allowed = !self.segment.unusable && segment::within(&self.segment, offset, len);
@@ -180,21 +180,18 @@ pub(crate) const fn null_stack(cpl: u8) -> Segment {
     }
 }
 
-/// Bytes of the longest image: CS:EIP, 31 parameters and SS:ESP of a call gate.
-const MAX_IMAGE: usize = 140;
-
-/// What is pushed, from its lowest address on: the last push is first.
-pub(crate) struct Image {
-    bytes: [u8; MAX_IMAGE],
+/// What is pushed, `N` bytes at most, from its lowest address on: the last push is first.
+pub(crate) struct Image<const N: usize> {
+    bytes: [u8; N],
     len: usize,
     size: u8,
 }
 
-impl Image {
+impl<const N: usize> Image<N> {
     /// Of slots of 2, 4 or 8 bytes.
     pub(crate) const fn new(size: u8) -> Self {
         Self {
-            bytes: [0; MAX_IMAGE],
+            bytes: [0; N],
             len: 0,
             size,
         }
@@ -238,6 +235,16 @@ impl Cpu {
             (false, true) => CodeSize::Bits32,
             (false, false) => CodeSize::Bits16,
         };
+    }
+
+    /// Loads CS; the RPL of its selector becomes the privilege level.
+    #[inline(never)]
+    pub(crate) fn enter_code(&mut self, target: &Descriptor, cpl: u8) {
+        let segment = target.segment();
+        self.set_code_segment(Segment {
+            selector: segment.selector & 0xfffc | u16::from(cpl),
+            ..segment
+        });
     }
 
     /// Loads CS in real and virtual-8086 mode. Real mode keeps the limit and the rights

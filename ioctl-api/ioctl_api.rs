@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   VMM ── ioctl(fd, number, &struct) ──► module      number, regs, memory,
-//!                                                     subpage, cap
+//!                                                     subpage, bus, cap
 //!   VMM ◄── kvm_run page, shared ──────── module      run, subpage::SppExit
 //! ```
 #![cfg_attr(not(MODULE), no_std)]
@@ -35,6 +35,7 @@ macro_rules! abi {
     )+ };
 }
 
+pub mod bus;
 pub mod cap;
 pub mod memory;
 pub mod number;

@@ -12,7 +12,7 @@
 //! 0xa3 and 0xa5 each belong to two calls of KVM. Source: `<linux/kvm.h>`,
 //! `<asm-generic/ioctl.h>`.
 
-use crate::{memory, regs, subpage, vcpu};
+use crate::{bus, memory, regs, subpage, vcpu};
 use core::mem::size_of;
 
 /// The type byte of all KVM ioctls, `KVMIO`.
@@ -77,6 +77,12 @@ pub const KVM_SET_USER_MEMORY_REGION: u32 = iow::<memory::UserMemoryRegion>(0x46
 pub const KVM_SET_TSS_ADDR: u32 = io(0x47);
 /// Names a guest page for real-mode emulation; accepted and not needed.
 pub const KVM_SET_IDENTITY_MAP_ADDR: u32 = iow::<u64>(0x48);
+/// Collects writes to a range of addresses or ports in the ring.
+pub const KVM_REGISTER_COALESCED_MMIO: u32 = iow::<bus::CoalescedZone>(0x67);
+/// Takes back the zones around a range.
+pub const KVM_UNREGISTER_COALESCED_MMIO: u32 = iow::<bus::CoalescedZone>(0x68);
+/// Lets writes to an address or port signal an eventfd, or no longer.
+pub const KVM_IOEVENTFD: u32 = iow::<bus::IoEventFd>(0x79);
 /// Turns on a capability.
 pub const KVM_ENABLE_CAP: u32 = iow::<memory::EnableCap>(0xa3);
 /// Sets the sub-page maps of a range of pages, all or none.

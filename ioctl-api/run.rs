@@ -16,7 +16,7 @@
 //!          32 payload of the exit, 256 bytes
 //!         288 kvm_valid_regs, kvm_dirty_regs       in
 //!  page 1   port data, at IoExit::data_offset
-//!  page 2   ring of coalesced MMIO, not used
+//!  page 2   ring of coalesced writes, see [`bus`](crate::bus)
 //! ```
 
 /// Bytes of a vCPU file that can be mapped: three pages.

@@ -4,6 +4,7 @@
 //! the MMU notifier, file descriptors and CPU state. Nothing here decides.
 
 pub(crate) mod cpu;
+pub(crate) mod eventfd;
 pub(crate) mod ex_table;
 pub(crate) mod fd;
 pub(crate) mod frame;

@@ -11,9 +11,12 @@
 //!    allocated or looked up under it: frames are reserved before. The `Stale`
 //!    token of an update is spent before it is dropped (see [`tlb`]).
 //!
-//! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them.
+//! The MMU notifier takes 4 alone. A window (IRQs off) takes none of them. The
+//! locks of [`bus`] are told there: an ioctl takes them with none of these held,
+//! a vCPU's write under 1.
 
 pub(crate) mod area;
+pub(crate) mod bus;
 pub(crate) mod control;
 pub(crate) mod delivery;
 pub(crate) mod dev;

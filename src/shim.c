@@ -6,6 +6,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/context_tracking.h>
 #include <linux/entry-virt.h>
+#include <linux/eventfd.h>
 #include <linux/fs.h>
 #include <linux/hugetlb.h>
 #include <linux/interrupt.h>
@@ -662,6 +663,21 @@ void kvm_spp_cpus_read_unlock(void)
 int kvm_spp_anon_fd(const char *name, const struct file_operations *fops, void *priv)
 {
 	return anon_inode_getfd(name, fops, priv, O_RDWR | O_CLOEXEC);
+}
+
+struct eventfd_ctx *kvm_spp_eventfd_get(int fd)
+{
+	return eventfd_ctx_fdget(fd);
+}
+
+void kvm_spp_eventfd_signal(struct eventfd_ctx *ctx)
+{
+	eventfd_signal(ctx);
+}
+
+void kvm_spp_eventfd_put(struct eventfd_ctx *ctx)
+{
+	eventfd_ctx_put(ctx);
 }
 
 /* A reference that keeps kvm_intel loaded; NULL where there is no /dev/kvm. */

@@ -9,6 +9,7 @@
 
 #include <linux/types.h>
 
+struct eventfd_ctx;
 struct file_operations;
 struct mm_struct;
 struct page;
@@ -104,6 +105,9 @@ bool kvm_spp_cpu_possible(unsigned int cpu);
 void kvm_spp_cpus_read_lock(void);
 void kvm_spp_cpus_read_unlock(void);
 int kvm_spp_anon_fd(const char *name, const struct file_operations *fops, void *priv);
+struct eventfd_ctx *kvm_spp_eventfd_get(int fd);
+void kvm_spp_eventfd_signal(struct eventfd_ctx *ctx);
+void kvm_spp_eventfd_put(struct eventfd_ctx *ctx);
 struct file *kvm_spp_pin_kvm(void);
 void kvm_spp_unpin_kvm(struct file *file);
 void kvm_spp_sigmask_begin(const u64 *mask);

@@ -124,6 +124,8 @@ pub(super) struct Entry {
     pub(super) lock: bool,
     /// It touches memory even if no operand is memory.
     pub(super) implicit: bool,
+    /// A scalar: of vector registers only 16 bytes, whatever the length.
+    pub(super) scalar: bool,
     /// REP counts.
     pub(super) repeats: bool,
     pub(super) aligned: bool,
@@ -144,6 +146,7 @@ impl Entry {
             width: Width::Same,
             lock: false,
             implicit: false,
+            scalar: false,
             repeats: false,
             aligned: false,
             fields: Fields {
@@ -208,6 +211,11 @@ impl Entry {
 
     pub(super) const fn lock(mut self) -> Self {
         self.lock = true;
+        self
+    }
+
+    pub(super) const fn scalar(mut self) -> Self {
+        self.scalar = true;
         self
     }
 

@@ -136,8 +136,8 @@ const fn store_0f(opcode: u8, pp: Pp, w: bool) -> Option<Entry> {
     Some(match (opcode, pp) {
         (0x11 | 0x29, Np | P66) => float(vector(0), pp),
         (0x2b, Np | P66) => unmasked(float(vector(0), pp)),
-        (0x11, F3) => float(fixed(4), pp).masked(),
-        (0x11, F2) => float(fixed(8), pp).masked(),
+        (0x11, F3) => float(fixed(4), pp).masked().scalar(),
+        (0x11, F2) => float(fixed(8), pp).masked().scalar(),
         (0x13 | 0x17, Np | P66) => unmasked(float(fixed(8), pp)).l0(),
         (0x7e, P66) => fixed(if w { 8 } else { 4 }).l0(),
         (0x7f, P66 | F3 | F2) => vector(0),
@@ -188,7 +188,7 @@ const fn store_0f3a(opcode: u8, pp: Pp, w: bool) -> Option<Entry> {
 const fn store_5(opcode: u8, pp: Pp) -> Option<Entry> {
     Some(match (opcode, pp) {
         // VMOVSH, VMOVW.
-        (0x11, F3) => fixed(2).w0().masked(),
+        (0x11, F3) => fixed(2).w0().masked().scalar(),
         (0x7e, P66) => fixed(2).l0(),
         _ => return None,
     })

@@ -203,7 +203,9 @@ impl<'a> Decoder<'a> {
     /// Bytes of a vector register in use; 0 if `entry` names none.
     fn vector_len(&self, entry: &Entry) -> u8 {
         let vector = |at| matches!(at, At::Vec | At::VecRm | At::VecReg | At::VecV);
-        if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
+        if entry.scalar {
+            16
+        } else if vector(entry.dst) || vector(entry.src) || vector(entry.third) {
             16 << self.vex.map_or(0, |vex| vex.len & 3)
         } else {
             0
@@ -222,7 +224,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads the operands of `entry`.
-    pub(super) fn finish(mut self, entry: &Entry) -> Result<Insn, DecodeError> {
+    // Not inlined, for a small stack frame.
+    #[inline(never)]
+    pub(super) fn finish(&mut self, entry: &Entry) -> Result<Insn, DecodeError> {
         let mut insn = Insn {
             op: entry.op,
             size: self.size(entry.size),
@@ -259,14 +263,14 @@ impl<'a> Decoder<'a> {
         if entry.repeats {
             insn.rep = self.prefixes.rep;
         }
-        Ok(if insn.op.is_detailed() {
-            insn
-        } else {
-            Insn {
-                op: insn.op,
-                len: insn.len,
+        if !insn.op.is_detailed() {
+            let Insn { op, len, .. } = insn;
+            insn = Insn {
+                op,
+                len,
                 ..Insn::default()
-            }
-        })
+            };
+        }
+        Ok(insn)
     }
 }

@@ -28,13 +28,17 @@ pub(super) const fn load() -> Entry {
 
 /// The low bytes of a vector register to memory.
 pub(super) const fn scalar_store(op: Op, bytes: u16) -> Entry {
-    Entry::new(op, V, At::VecRm, At::Vec).bytes(bytes).no_v()
+    Entry::new(op, V, At::VecRm, At::Vec)
+        .bytes(bytes)
+        .scalar()
+        .no_v()
 }
 
 /// Memory to the low bytes of a vector register.
 pub(super) const fn scalar_load(bytes: u16) -> Entry {
     Entry::new(Op::ScalarLoad, V, At::Vec, At::VecRm)
         .bytes(bytes)
+        .scalar()
         .no_v()
 }
 
@@ -119,7 +123,7 @@ const fn moves(opcode: u8, pp: Pp) -> Result<Entry, DecodeError> {
         (0x7e, Np) => mmx_store(At::Rm, Width::Same),
         (0x7e, P66) => general_from_vector(),
         (0x7e, F3) => scalar_load(8),
-        (0x7f, Np) => mmx_store(At::VecRm, Width::Bytes(8)),
+        (0x7f, Np) => mmx_store(At::Rm, Width::Bytes(8)),
         (0x7f, P66) => store().aligned(),
         (0x7f, F3) => store(),
         _ => return UNDEFINED,

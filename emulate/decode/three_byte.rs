@@ -51,8 +51,8 @@ fn general(d: &Decoder<'_>, opcode: u8, pp: Pp) -> Result<Entry, DecodeError> {
         (0xf5, P66) | (0xf6, Np) => Entry::new(Op::ShadowStack, y, At::Mem, At::Reg),
         // ADCX, ADOX.
         (0xf6, P66 | F3) => Entry::READ,
-        (0xf8, P66) => Entry::new(Op::Movdir64b, v, At::Reg, At::Mem).bytes(64),
-        (0xf8, F2 | F3) => Entry::new(Op::Enqcmd, v, At::Reg, At::Mem).bytes(64),
+        (0xf8, P66) => Entry::new(Op::Movdir64b, Size::Fixed(64), At::Reg, At::Mem),
+        (0xf8, F2 | F3) => Entry::new(Op::Enqcmd, Size::Fixed(64), At::Reg, At::Mem),
         (0xf9, Np) => Entry::new(Op::Movdiri, y, At::Mem, At::Reg),
         // ENCODEKEY128, ENCODEKEY256.
         (0xfa | 0xfb, F3) => Entry::REGISTER,

@@ -13,6 +13,8 @@ const B: Size = Size::Fixed(1);
 const V: Size = Size::V;
 
 /// The entry of an opcode after 0F.
+// Not inlined, for a small stack frame.
+#[inline(never)]
 pub(super) fn entry(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
     let opcode = d.cursor.u8()?;
     d.opcode = opcode;
@@ -105,7 +107,7 @@ const fn is_long_only(modrm: u8, pp: Pp) -> bool {
         (modrm, pp),
         (0xf8, _)
             | (0xc7, Np)
-            | (0xcf, P66)
+            | (0xcd..=0xcf, P66)
             | (0xc6 | 0xca, F2 | F3)
             | (0xec..=0xef | 0xfd, F3)
             | (0xfe, F2 | F3)

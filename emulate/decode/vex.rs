@@ -149,7 +149,7 @@ fn map_0f38(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
         (0x2a, P66) => sse::only_mem(sse::load()).aligned(),
         (0x2e, P66) => masked_store(4).w0(),
         (0x2f, P66) => masked_store(8).w0(),
-        (0x8e, P66) => masked_store(if d.prefixes.w { 8 } else { 4 }),
+        (0x8e, P66) => masked_store(if d.vex.is_some_and(|vex| vex.w) { 8 } else { 4 }),
         (0x49 | 0x4b, pp) if d.long() => tile(d, opcode, pp)?,
         // CMPccXADD.
         (0xe0..=0xef, P66) if d.long() => Entry::new(Op::Rao, Size::Y, At::Mem, At::Reg).l0(),

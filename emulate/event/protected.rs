@@ -6,18 +6,21 @@
 use super::frame::{Frame, Writer};
 use super::gate::Gate;
 use super::Event;
+use crate::cpu::gpr::RSP;
 use crate::cpu::{rflags, Cpu, Segment};
-use crate::descriptor::{error_code, Descriptor, Flag};
+use crate::descriptor::{error_code, prepare_flags, Descriptor, Flag};
 use crate::guard::Guest;
 use crate::insn::Seg;
 use crate::op::Op;
-use crate::segment;
-use crate::stack::{self, Image, Pushed, Stack, RSP};
+use crate::stack::{self, Image, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 /// Segment registers that virtual-8086 mode uses in another way: they are pushed, the last
 /// first, and become null.
 const DATA: [Seg; 4] = [Seg::Es, Seg::Ds, Seg::Fs, Seg::Gs];
+
+/// Bytes of the longest frame: 6 slots of 8 bytes.
+const FRAME: usize = 48;
 
 /// What is entered.
 struct Handler {
@@ -48,10 +51,7 @@ pub(super) fn deliver(guest: &mut Guest<'_>, event: &Event) -> Result<(), Stop> 
         external,
     };
     let frame = Frame::prepare(guest, &pushed, writer)?;
-    let flags = handler.prepare_accessed(guest)?;
-    for flag in flags.into_iter().flatten() {
-        flag.set(guest)?;
-    }
+    handler.mark(guest)?;
     frame.write(guest, image.bytes())?;
     handler.enter(guest.cpu, &pushed);
     Ok(())
@@ -78,7 +78,7 @@ impl Handler {
         };
         if gate.slot == 8 {
             stack.width = 8;
-            if !segment::canonical(guest.cpu, stack.pointer) {
+            if !guest.cpu.paging.canonical(stack.pointer) {
                 return Err(Exception::ss(external.into()).into());
             }
             stack.pointer &= !15;
@@ -94,7 +94,7 @@ impl Handler {
     }
 
     /// What the handler finds on its stack.
-    fn image(&self, cpu: &Cpu, event: &Event) -> Image {
+    fn image(&self, cpu: &Cpu, event: &Event) -> Image<FRAME> {
         let selector = |seg| u64::from(cpu.segment(seg).selector);
         let mut image = Image::new(self.gate.slot);
         if let Some(code) = event.error_code {
@@ -116,7 +116,7 @@ impl Handler {
     }
 
     /// Where that goes. #SS names the stack if it is a new one.
-    fn pushed(&self, cpu: &Cpu, image: &Image, external: bool) -> Result<Pushed, Exception> {
+    fn pushed(&self, cpu: &Cpu, image: &Image<FRAME>, external: bool) -> Result<Pushed, Exception> {
         let pushed = self.stack.push(cpu, image.slots(), self.gate.slot.into());
         pushed.ok_or_else(|| {
             let descriptor = self.stack_descriptor.as_ref();
@@ -127,7 +127,7 @@ impl Handler {
 
     fn check_offset(&self, cpu: &Cpu, external: bool) -> Result<(), Exception> {
         let inside = match self.gate.slot {
-            8 => segment::canonical(cpu, self.gate.offset),
+            8 => cpu.paging.canonical(self.gate.offset),
             _ => self.gate.offset <= self.code.limit().into(),
         };
         match inside {
@@ -136,17 +136,19 @@ impl Handler {
         }
     }
 
-    /// Prepares the accessed flags of what is loaded.
-    fn prepare_accessed(&self, guest: &mut Guest<'_>) -> Result<[Option<Flag>; 2], Stop> {
-        let stack = match &self.stack_descriptor {
-            Some(descriptor) => descriptor.prepare_accessed(guest)?,
-            None => None,
-        };
-        let flags = [self.code.prepare_accessed(guest)?, stack];
-        match flags.iter().flatten().any(Flag::device) {
-            true => Err(Stop::Refused(Op::Unknown)),
-            false => Ok(flags),
+    /// Sets the accessed flags of what is loaded.
+    #[inline(never)]
+    fn mark(&self, guest: &mut Guest<'_>) -> Result<(), Stop> {
+        let mut flags = [None, None];
+        let loaded = [Some(&self.code), self.stack_descriptor.as_ref()];
+        prepare_flags(guest, loaded, &mut flags)?;
+        if flags.iter().flatten().any(Flag::device) {
+            return Err(Stop::Refused(Op::Unknown));
         }
+        flags
+            .into_iter()
+            .flatten()
+            .try_for_each(|flag| flag.set(guest))
     }
 
     /// Changes the registers.
@@ -164,7 +166,7 @@ impl Handler {
             cpu.set_segment(Seg::Ss, self.stack.segment);
         }
         cpu.set_gpr_sized(RSP, self.stack.width, pushed.pointer);
-        cpu.set_code_segment(self.code.code_segment(self.cpl));
+        cpu.enter_code(&self.code, self.cpl);
         cpu.set_cpl(self.cpl);
         cpu.rip = self.gate.offset;
         cpu.rflags &= !(rflags::TF | rflags::NT | rflags::RF | rflags::VM);

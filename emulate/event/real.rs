@@ -7,11 +7,12 @@ use ept::Gva;
 
 use super::frame::{Frame, Writer};
 use super::Event;
+use crate::cpu::gpr::RSP;
 use crate::cpu::rflags;
 use crate::descriptor::read_system;
 use crate::guard::Guest;
 use crate::insn::Seg;
-use crate::stack::{Image, Stack, RSP};
+use crate::stack::{Image, Stack};
 use crate::stop::{Exception, Stop};
 
 const CR4_VME: u64 = 1 << 0;
@@ -102,7 +103,7 @@ fn enter(
     let at = guest.cpu.linear(table, u64::from(event.vector) << 2);
     let [a, b, c, d] = read_system(guest, at)?;
     let (offset, selector) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-    let mut image = Image::new(SLOT);
+    let mut image = Image::<6>::new(SLOT);
     image.slot(event.return_address(guest.cpu));
     image.slot(guest.cpu.segment(Seg::Cs).selector.into());
     image.slot(flags);

@@ -13,23 +13,27 @@
 //! All that is pushed is one span, which is prepared before anything changes. The
 //! accessed flag of a descriptor is set first: a processor may leave it set when an
 //! instruction starts over.
+//!
+//! The steps are not inlined into each other, so that none has the stack of all.
 
 mod gate;
 mod ret;
 
 use super::{next_rip, operand, retire_at, Done};
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor, Flag};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Seg};
 use crate::op::Op;
 use crate::segment;
-use crate::stack::{Image, Pushed, Stack, RSP};
+use crate::stack::{Image, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 const CR4_CET: u64 = 1 << 23;
 
 /// Executes one of them.
+#[inline(never)]
 pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     // The shadow stack would be written too.
     if guest.cpu.paging.cr4 & CR4_CET != 0 {
@@ -59,6 +63,7 @@ struct Far {
 }
 
 /// The operand: an offset and, behind it, a selector.
+#[inline(never)]
 fn pointer(guest: &mut Guest<'_>, insn: &Insn) -> Result<Far, Stop> {
     let size = insn.size;
     if !insn.has_mem() {
@@ -85,6 +90,7 @@ fn pointer(guest: &mut Guest<'_>, insn: &Insn) -> Result<Far, Stop> {
 }
 
 /// Real and virtual-8086 mode.
+#[inline(never)]
 fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, Stop> {
     let back = Far {
         selector: guest.cpu.segment(Seg::Cs).selector,
@@ -101,7 +107,7 @@ fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, 
     }
     if let Some(pushed) = pushed {
         let span = prepare(guest, insn, &pushed, insn.size.into())?;
-        let mut image = Image::new(insn.size);
+        let mut image = Return::new(insn.size);
         image.far(back);
         let width = guest.cpu.stack_size();
         guest.commit(span, image.bytes())?;
@@ -112,6 +118,7 @@ fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, 
 }
 
 /// Finds out what the selector of a CALL or JMP stands for.
+#[inline(never)]
 fn protected_mode(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, Stop> {
     if is_null(to.selector) {
         return Err(Exception::gp(0).into());
@@ -137,6 +144,7 @@ fn protected_mode(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Re
 }
 
 /// CALL or JMP to a code segment: the privilege level stays.
+#[inline(never)]
 fn code(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -174,9 +182,10 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
 }
 
 /// Checks an offset in a segment that is about to be CS.
+#[inline(never)]
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
     let inside = match cpu.paging.long_mode() && target.is_long() {
-        true => segment::canonical(cpu, offset),
+        true => cpu.paging.canonical(offset),
         false => offset <= target.limit().into(),
     };
     match inside {
@@ -199,6 +208,7 @@ struct Transfer {
 
 impl Transfer {
     /// Makes a transfer that stays at its level.
+    #[inline(never)]
     fn same_level(&self, guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
         let pushed = match self.call {
             true => {
@@ -219,15 +229,13 @@ impl Transfer {
         };
         set_flag(guest, accessed)?;
         if let (Some(pushed), Some(span)) = (pushed, span) {
-            let mut image = Image::new(self.size);
+            let mut image = Return::new(self.size);
             image.far(back);
             guest.commit(span, image.bytes())?;
             let width = self.stack.width;
             guest.cpu.set_gpr_sized(RSP, width, pushed.pointer);
         }
-        guest
-            .cpu
-            .set_code_segment(self.target.code_segment(self.cpl));
+        guest.cpu.enter_code(&self.target, self.cpl);
         Ok(self.offset)
     }
 }
@@ -247,7 +255,10 @@ fn set_flag(guest: &mut Guest<'_>, flag: Option<Flag>) -> Result<(), Stop> {
     flag.map_or(Ok(()), |flag| flag.set(guest))
 }
 
-impl Image {
+/// CS:RIP.
+type Return = Image<16>;
+
+impl<const N: usize> Image<N> {
     fn far(&mut self, pointer: Far) {
         self.slot(pointer.offset);
         self.slot(pointer.selector.into());

@@ -28,6 +28,8 @@ const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXSAVE: u64 = 1 << 18;
 
 /// Executes one of them.
+// Not inlined: its stack is not that of all other instructions.
+#[inline(never)]
 pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     enabled(guest.cpu, insn.vex)?;
     if !xsave::holds(guest.fpu, insn.vex) || insn.vector_len > 32 {
@@ -179,19 +181,13 @@ fn store_elements(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     guest.commit_bytes(span, data, bytes)
 }
 
-/// The bytes of the elements whose sign bit is set, of the first `len` bytes.
+/// The bytes of the elements whose sign bit is set, of the first `len` bytes. The size of
+/// an element is a power of two.
 fn chosen(enable: &Ymm, element: usize, len: usize) -> u64 {
-    let element = element.clamp(1, 8);
-    let bytes = (1u64 << element).wrapping_sub(1);
-    let mut chosen = 0;
-    let mut at = 0u32;
-    for element in enable.get(..len).unwrap_or(enable).chunks(element) {
-        if element.last().is_some_and(|last| last & 0x80 != 0) {
-            chosen |= bytes.wrapping_shl(at);
-        }
-        at = at.wrapping_add(element.len() as u32);
-    }
-    chosen
+    let last = element.wrapping_sub(1);
+    let sign = |n: &usize| enable.get(n | last).is_some_and(|byte| byte & 0x80 != 0);
+    let bytes = (0..len.min(enable.len())).filter(sign);
+    bytes.fold(0, |bytes, n| bytes | 1u64.wrapping_shl(n as u32))
 }
 
 #[cfg(test)]

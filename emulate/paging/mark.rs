@@ -78,7 +78,7 @@ impl Path {
     }
 
     /// The entries that lack a flag, and what they will be.
-    fn missing(&self, write: bool) -> impl Iterator<Item = (Entry, u64)> + '_ {
+    pub(super) fn missing(&self, write: bool) -> impl Iterator<Item = (Entry, u64)> + '_ {
         let used = self.entries.get(..self.len).unwrap_or(&[]);
         let (last, tables) = match used.split_last() {
             Some((last, tables)) => (Some(last), tables),

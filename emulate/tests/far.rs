@@ -509,7 +509,8 @@ fn gates_to_the_same_level() {
 #[test]
 fn gates_are_checked() {
     type Change = fn(&mut Machine);
-    let rows: [(Change, Result<Done, Stop>, Result<Done, Stop>); 20] = [
+    type End = Result<Done, Stop>;
+    let rows: [(Change, End, End); 20] = [
         // JMP does not enter another level.
         (|_| (), OK, gp(0x08)),
         (|m| m.set(0x70, gate(8, 0, 0xcc, 0)), gp(0x70), gp(0x70)),

@@ -141,7 +141,7 @@ fn canonical_addresses() {
         code: CodeSize::Bits64,
         ..Cpu::default()
     };
-    for (cr4, end) in [(0, 1u64 << 47), (CR4_LA57, 1 << 56)] {
+    for (cr4, end) in [(0, 1u64 << 47), (1 << 12, 1 << 56)] {
         cpu.paging.cr4 = cr4;
         assert_eq!(at(&cpu, Seg::Ds, end - 8, 8, true), Ok(end - 8));
         assert_eq!(at(&cpu, Seg::Ds, end - 7, 8, true), Err(13));

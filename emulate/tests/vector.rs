@@ -281,10 +281,11 @@ fn user_code_may_want_alignment() {
 #[test]
 fn the_system_switches_instructions_on() {
     type Change = fn(&mut Cpu);
+    type End = Result<Done, Stop>;
     let ud = Err(Exception::UD.into());
     let nm = Err(Exception::NM.into());
     let ok = Ok(Done::Retired);
-    let table: [(Change, Result<Done, Stop>, Result<Done, Stop>); 9] = [
+    let table: [(Change, End, End); 9] = [
         (|_| (), ok, ok),
         (|cpu| cpu.paging.cr0 |= 1 << 2, ud, ok),
         (|cpu| cpu.paging.cr0 |= 1 << 3, nm, nm),

@@ -9,7 +9,7 @@
 mod table;
 
 use core::mem::{offset_of, size_of};
-use ioctl_api::{cap, memory, regs, run, vcpu};
+use ioctl_api::{bus, cap, memory, regs, run, vcpu};
 
 macro_rules! assert_structs {
     ($($module:ident::$ours:ident $theirs:ident { $($($field:ident).+),* })*) => { $(

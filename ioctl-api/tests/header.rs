@@ -13,7 +13,7 @@
 mod table;
 
 use core::mem::{offset_of, size_of};
-use ioctl_api::{cap, memory, number, regs, run, subpage, vcpu};
+use ioctl_api::{bus, cap, memory, number, regs, run, subpage, vcpu};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -120,6 +120,39 @@ fn structures_match_linux_kvm_h() {
         )* };
     }
     shared_structs!(claim);
+    // Fields of anonymous unions, and bits that C has as an enumeration.
+    c.offset(
+        "kvm_coalesced_mmio_zone",
+        "pio",
+        offset_of!(bus::CoalescedZone, pio),
+    );
+    c.offset(
+        "kvm_coalesced_mmio",
+        "pio",
+        offset_of!(bus::CoalescedWrite, pio),
+    );
+    c.assert();
+}
+
+#[test]
+fn ring_matches_linux_kvm_h() {
+    let mut c = Claims::new("<linux/kvm.h>");
+    let in_page = |offset: usize| offset - bus::RING;
+    let ring = "kvm_coalesced_mmio_ring";
+    c.offset(ring, "first", in_page(bus::RING_FIRST));
+    c.offset(ring, "last", in_page(bus::RING_LAST));
+    c.offset(ring, "coalesced_mmio", in_page(bus::RING_ENTRIES));
+    c.equal(
+        "(4096 - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio)",
+        bus::RING_LEN.into(),
+    );
+    for (flag, value) in [
+        ("DATAMATCH", bus::KVM_IOEVENTFD_FLAG_DATAMATCH),
+        ("PIO", bus::KVM_IOEVENTFD_FLAG_PIO),
+        ("DEASSIGN", bus::KVM_IOEVENTFD_FLAG_DEASSIGN),
+    ] {
+        c.equal(&format!("KVM_IOEVENTFD_FLAG_{flag}"), value.into());
+    }
     c.assert();
 }
 
@@ -180,6 +213,7 @@ fn ioctl_codes_match_linux_kvm_h() {
         KVM_GET_API_VERSION KVM_CREATE_VM KVM_GET_MSR_INDEX_LIST KVM_CHECK_EXTENSION
         KVM_GET_VCPU_MMAP_SIZE KVM_GET_SUPPORTED_CPUID KVM_GET_MSR_FEATURE_INDEX_LIST
         KVM_CREATE_VCPU KVM_SET_USER_MEMORY_REGION KVM_SET_TSS_ADDR KVM_SET_IDENTITY_MAP_ADDR
+        KVM_REGISTER_COALESCED_MMIO KVM_UNREGISTER_COALESCED_MMIO KVM_IOEVENTFD
         KVM_ENABLE_CAP KVM_RUN KVM_GET_REGS KVM_SET_REGS KVM_GET_SREGS KVM_SET_SREGS
         KVM_INTERRUPT KVM_GET_MSRS KVM_SET_MSRS KVM_SET_SIGNAL_MASK KVM_GET_FPU KVM_SET_FPU
         KVM_SET_CPUID2 KVM_GET_CPUID2 KVM_GET_MP_STATE KVM_SET_MP_STATE KVM_NMI

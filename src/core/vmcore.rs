@@ -20,6 +20,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod bus;
 pub mod cap;
 mod control;
 pub mod cpuid;

@@ -4,9 +4,12 @@
 //! as soon as the EPT entry is in place, and the MMU notifier guards it then.
 
 use super::shim;
-use core::ptr::{
-    null_mut,
-    NonNull, //
+use core::{
+    marker::PhantomData,
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
 };
 use ept::{
     Hpa,
@@ -77,14 +80,62 @@ impl HostPage {
         unsafe { shim::kvm_spp_mark_page_dirty(self.page.as_ptr()) };
     }
 
+    /// Where it is, for the caller that [`HostPage::mark_dirty`] describes; the guest may
+    /// write there.
+    pub(crate) fn place(&self) -> Place<'_> {
+        self.mark_dirty();
+        // INVARIANT: The reference keeps the page, which the process may write.
+        Place {
+            page: self.page,
+            _borrow: PhantomData,
+        }
+    }
+
+    /// Whether the process may write the page, so whether the guest may.
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+}
+
+impl Drop for HostPage {
+    fn drop(&mut self) {
+        // SAFETY: This value owns the reference.
+        unsafe { shim::kvm_spp_release_page(self.page.as_ptr()) };
+    }
+}
+
+/// A page of guest memory that may be written: here, and nowhere else, the module does so.
+///
+/// # Invariants
+///
+/// `page` is valid and writable for the process as long as the borrow lasts.
+pub(crate) struct Place<'a> {
+    page: NonNull<bindings::page>,
+    _borrow: PhantomData<&'a ()>,
+}
+
+impl Place<'_> {
+    /// The page at a host-physical address; it was marked dirty before.
+    ///
+    /// # Safety
+    ///
+    /// It is a page of memory that the process may write, as long as the result lives.
+    pub(crate) unsafe fn at(hpa: Hpa) -> Option<Self> {
+        // INVARIANT: By the contract of this function.
+        NonNull::new(shim::kvm_spp_phys_to_page(hpa.get())).map(|page| Self {
+            page,
+            _borrow: PhantomData,
+        })
+    }
+
     /// Stores `data` at byte `offset` of the page: of the first 64 bytes those whose bit
     /// is set in `bytes`, further ones always. Nothing happens where they do not fit.
     ///
-    /// The caller holds the lock of [`HostPage::mark_dirty`] and has made sure there
-    /// that the guest may write the bytes.
+    /// The caller has made sure, under the lock that maps change under, that the guest may
+    /// write the bytes.
     pub(crate) fn store(&self, offset: u16, data: &[u8], bytes: u64) {
         let offset = u32::from(offset);
-        if !self.writable || offset as usize + data.len() > PAGE_SIZE as usize {
+        if offset as usize + data.len() > PAGE_SIZE as usize {
             return;
         }
         let len = data.len() as u32;
@@ -100,18 +151,14 @@ impl HostPage {
                 bytes,
             );
         }
-        self.mark_dirty();
     }
 
     /// Puts `new` where `old` is, at once for all CPUs; `None` where no access of the
     /// processor can do that, because of the length or the address. The caller is as for
-    /// [`HostPage::store`].
+    /// [`Place::store`].
     pub(crate) fn exchange(&self, offset: u16, old: &[u8], new: &[u8]) -> Option<bool> {
         let offset = u32::from(offset);
-        if !self.writable
-            || old.len() != new.len()
-            || offset as usize + new.len() > PAGE_SIZE as usize
-        {
+        if old.len() != new.len() || offset as usize + new.len() > PAGE_SIZE as usize {
             return None;
         }
         // SAFETY: `page` is valid by the type invariant, the bytes lie in it, and `old`
@@ -128,7 +175,6 @@ impl HostPage {
         if done < 0 {
             return None;
         }
-        self.mark_dirty();
         Some(done != 0)
     }
 
@@ -150,17 +196,5 @@ impl HostPage {
                 len,
             );
         }
-    }
-
-    /// Whether the process may write the page, so whether the guest may.
-    pub(crate) fn writable(&self) -> bool {
-        self.writable
-    }
-}
-
-impl Drop for HostPage {
-    fn drop(&mut self) {
-        // SAFETY: This value owns the reference.
-        unsafe { shim::kvm_spp_release_page(self.page.as_ptr()) };
     }
 }

@@ -165,6 +165,9 @@ unsafe extern "C" {
         fops: *const bindings::file_operations,
         private: *mut c_void,
     ) -> c_int;
+    pub(crate) safe fn kvm_spp_eventfd_get(fd: c_int) -> *mut bindings::eventfd_ctx;
+    pub(crate) fn kvm_spp_eventfd_signal(ctx: *mut bindings::eventfd_ctx);
+    pub(crate) fn kvm_spp_eventfd_put(ctx: *mut bindings::eventfd_ctx);
     pub(crate) safe fn kvm_spp_pin_kvm() -> *mut bindings::file;
     pub(crate) fn kvm_spp_unpin_kvm(file: *mut bindings::file);
     pub(crate) fn kvm_spp_sigmask_begin(mask: *const u64);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The pages of a vCPU that user space maps: `struct kvm_run`, PIO data, and
-//! the coalesced-MMIO ring's place (KVM api.rst 5).
+//! The pages of a vCPU that user space maps: `struct kvm_run`, PIO data, and the
+//! ring of coalesced writes, which all vCPUs of a VM share (KVM api.rst 5).
 //!
 //! User space may write them at any time. So they are accessed by volatile
 //! copies only: each field is read once, and nothing is believed twice.
@@ -12,7 +12,8 @@ use ioctl_api::run;
 use kernel::{
     mm::virt::VmaNew,
     page::Page,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 
 /// Pages in the area.
@@ -37,9 +38,10 @@ unsafe impl Word for u64 {}
 ///
 /// # Invariants
 ///
-/// `bases` are the addresses of `pages` in the direct mapping.
+/// `bases` are the addresses of `own`'s and `ring`'s pages in the direct mapping.
 pub(crate) struct Area {
-    pages: [Page; PAGES],
+    own: [Page; 2],
+    ring: Arc<Page>,
     bases: [*mut u8; PAGES],
 }
 
@@ -50,23 +52,28 @@ unsafe impl Send for Area {}
 unsafe impl Sync for Area {}
 
 impl Area {
-    /// Allocates zeroed pages.
-    pub(crate) fn new() -> Result<Self> {
+    /// Allocates zeroed pages; the last one is `ring`.
+    pub(crate) fn new(ring: Arc<Page>) -> Result<Self> {
         let page = || Page::alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-        let pages = [page()?, page()?, page()?];
-        let bases = pages.each_ref().map(|page| {
+        let own = [page()?, page()?];
+        let bases = Self::in_order(&own, &ring).map(|page| {
             // SAFETY: The page is allocated and has an address (no high memory).
             unsafe { shim::kvm_spp_page_address(page.as_ptr()) }.cast()
         });
-        // INVARIANT: `bases` were taken from `pages`, which keep their addresses.
-        Ok(Self { pages, bases })
+        // INVARIANT: `bases` were taken from the pages, which keep their addresses.
+        Ok(Self { own, ring, bases })
+    }
+
+    fn in_order<'a>([run, pio]: &'a [Page; 2], ring: &'a Page) -> [&'a Page; PAGES] {
+        [run, pio, ring]
     }
 
     /// Maps the area, or its start, at `vma`. `EINVAL` for other ranges.
     pub(crate) fn mmap(&self, vma: &VmaNew, pgoff: usize) -> Result {
         let bytes = vma.end().checked_sub(vma.start()).ok_or(EINVAL)?;
         let end = pgoff.checked_add(bytes / 4096).ok_or(EINVAL)?;
-        let pages = self.pages.get(pgoff..end).ok_or(EINVAL)?;
+        let pages = Self::in_order(&self.own, &self.ring);
+        let pages = pages.get(pgoff..end).ok_or(EINVAL)?;
         vma.set_dontexpand();
         let vma = vma.set_mixedmap();
         for (i, page) in pages.iter().enumerate() {

@@ -33,6 +33,7 @@ use super::{
 };
 use emulate::{
     cpu::{
+        gpr,
         rflags,
         Cpu, //
     },
@@ -47,7 +48,11 @@ use emulate::{
         Fetched, //
     },
     guard,
-    insn::Insn,
+    insn::{
+        CodeSize,
+        Insn,
+        MAX_BYTES, //
+    },
     journal::Journal,
     op::{
         Op,
@@ -60,6 +65,10 @@ use emulate::{
         PortRead,
         Stop, //
     }, //
+};
+use ept::{
+    Gfn,
+    Gpa, //
 };
 use ioctl_api::{
     run,
@@ -85,9 +94,43 @@ struct Work {
     fetched: Fetched,
 }
 
+/// The instruction that was decoded last: a loop that waits for a device, or fills a page
+/// with a map, has the same one again and again.
+#[derive(Default)]
+struct Decoded {
+    bytes: [u8; MAX_BYTES],
+    code: CodeSize,
+    insn: Option<Insn>,
+}
+
+impl Decoded {
+    fn get(&mut self, fetched: &Fetched, code: CodeSize) -> Result<Insn, DecodeError> {
+        match self.insn {
+            // Bytes behind the instruction do not count, nor does how many there are.
+            Some(insn) if self.code == code && self.begins(fetched.get(), insn.len) => Ok(insn),
+            _ => {
+                let insn = decode::decode(fetched.get(), code)?;
+                *self = Self {
+                    bytes: fetched.bytes,
+                    code,
+                    insn: Some(insn),
+                };
+                Ok(insn)
+            }
+        }
+    }
+
+    /// Whether `bytes` begin with the instruction of `len` bytes.
+    fn begins(&self, bytes: &[u8], len: u8) -> bool {
+        let len = usize::from(len);
+        matches!((self.bytes.get(..len), bytes.get(..len)), (Some(a), Some(b)) if a == b)
+    }
+}
+
 /// The emulator's memory of one vCPU.
 pub(crate) struct Emulator {
     pub(crate) journal: KBox<Journal>,
+    decoded: Decoded,
     /// The instruction that waits for a device; gone once user space changes registers.
     waiting: Option<Work>,
     /// Linear address of the instruction for which the guest was entered again although
@@ -100,6 +143,7 @@ impl Emulator {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             journal: KBox::new(Journal::new(), GFP_KERNEL_ACCOUNT)?,
+            decoded: Decoded::default(),
             waiting: None,
             stuck: None,
         })
@@ -122,10 +166,14 @@ pub(crate) fn emulate(
     state: &mut State,
     cause: u8,
 ) -> Result<Option<UserExit>> {
-    let cpu = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?;
+    state.guest.emulated = Some(state.guest.exit_gfn());
+    let cpu = match state.guest.prefetched.take() {
+        Some(cpu) => cpu,
+        None => state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?,
+    };
     let mut memory = GuestMemory::new(vm);
     let fetched = fetch::instruction(&mut memory, &cpu.code_location());
-    let stop = match decode::decode(fetched.get(), cpu.code) {
+    let stop = match state.emulator.decoded.get(&fetched, cpu.code) {
         Ok(insn) => {
             let work = Work { cpu, insn, fetched };
             return execute(vm, area, state, work, cause);
@@ -152,6 +200,7 @@ fn execute(
     cause: u8,
 ) -> Result<Option<UserExit>> {
     let traced = work.cpu.rflags & rflags::TF != 0;
+    let before = work.cpu.gpr(gpr::RCX);
     let at = work.cpu.code_location().linear(0).get();
     let mut result = Err(Stop::Retry);
     for _ in 0..RETRIES {
@@ -180,6 +229,13 @@ fn execute(
     }
     match result {
         Ok(_) => finish(vm, area, state, &work, traced),
+        // Between two elements of a string instruction events come first.
+        Err(Stop::DeviceRead(_) | Stop::PortRead(_))
+            if state.guest.events.any() && work.cpu.gpr(gpr::RCX) != before =>
+        {
+            state.guest.rflags |= rflags::RF;
+            Ok(None)
+        }
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
         Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => {
             let instruction = (&work.insn, &work.fetched);
@@ -290,28 +346,38 @@ fn ask_port(state: &mut State, read: PortRead) -> UserExit {
     })
 }
 
-/// Tells devices what finished instructions have written, one exit at a time.
-pub(crate) fn devices(_vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
+/// Tells devices what finished instructions have written: those in the kernel at once, those
+/// in user space one exit at a time.
+pub(crate) fn devices(vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
     let journal = &mut state.emulator.journal;
     if let Some((port, size, value)) = journal.take_port_write() {
-        area.store(run::PIO_DATA, value);
-        return Some(UserExit::Io(run::IoExit {
-            direction: run::KVM_EXIT_IO_OUT,
-            size,
-            port,
-            count: 1,
-            data_offset: run::PIO_DATA as u64,
-        }));
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..usize::from(size)).unwrap_or(&bytes);
+        if !vm.bus.port_write(port, bytes, area) {
+            area.store(run::PIO_DATA, value);
+            return Some(UserExit::Io(run::IoExit {
+                direction: run::KVM_EXIT_IO_OUT,
+                size,
+                port,
+                count: 1,
+                data_offset: run::PIO_DATA as u64,
+            }));
+        }
     }
-    let word = journal.next_write()?;
-    state.guest.pending = Some(Pending::Writes);
-    Some(UserExit::Mmio(run::MmioExit {
-        phys_addr: word.gpa,
-        data: word.data,
-        len: word.len.into(),
-        is_write: 1,
-        ..run::MmioExit::default()
-    }))
+    while let Some(word) = journal.next_write() {
+        let bytes = word.data.get(..usize::from(word.len)).unwrap_or(&word.data);
+        if !vm.bus.mmio_write(word.gpa, bytes, area) {
+            state.guest.pending = Some(Pending::Writes);
+            return Some(UserExit::Mmio(run::MmioExit {
+                phys_addr: word.gpa,
+                data: word.data,
+                len: word.len.into(),
+                is_write: 1,
+                ..run::MmioExit::default()
+            }));
+        }
+    }
+    None
 }
 
 /// The data of a device has come: the instruction is executed again.
@@ -349,6 +415,17 @@ fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
 }
 
 impl Guest {
+    /// The frame of the last exit; 0 for a port.
+    fn exit_gfn(&self) -> Gfn {
+        Gpa::new(self.exit.gpa).gfn()
+    }
+
+    /// Whether the last exit is where an instruction was emulated before: then the one that
+    /// caused it will be, too. A wrong guess costs some VMREADs.
+    pub(crate) fn emulates_here(&self) -> bool {
+        self.emulated == Some(self.exit_gfn())
+    }
+
     /// Takes general registers, RIP and RFLAGS over from the emulator.
     pub(crate) fn take_registers(&mut self, cpu: &Cpu) {
         self.regs.gprs = cpu.gprs;

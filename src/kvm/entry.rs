@@ -132,6 +132,10 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     // SAFETY: IRQs are off until the window is dropped.
     let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted, step) };
     guest.fetch_registers(&current);
+    guest.prefetched = match leave {
+        Leave::Violation | Leave::Io if guest.emulates_here() => Some(guest.cpu(&current)),
+        _ => None,
+    };
     // SAFETY: IRQs are off since `host` was read on this CPU.
     unsafe { shim::kvm_spp_host_restore(&host) };
     shim::kvm_spp_window_end();

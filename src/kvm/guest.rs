@@ -6,11 +6,13 @@
 //!   Span, bytes                                     (emulate::guard made the span)
 //!     |
 //!   slots, sequence -> snapshot                     mmu lock, for a moment
-//!   host page of each fragment, writable            may sleep, fault, wait
 //!     |
-//!   mmu lock: snapshot still true?  no -> Changed
-//!             maps allow each byte? no -> Changed
-//!             store, mark dirty                     all fragments, or none
+//!   mmu lock: EPT maps all of it to writable host pages?
+//!     |   no: host page of each fragment            unlocked: may sleep, fault, wait
+//!     |       mmu lock: snapshot still true?        no -> Changed
+//!     |
+//!   maps allow each byte?                           no -> Changed
+//!   store                                           all fragments, or none
 //! ```
 //!
 //! KVM_SPP_SET_MAPS and the MMU notifier take the same lock, so that after they return
@@ -24,7 +26,10 @@ use super::{
     vm::Vm, //
 };
 use crate::host::{
-    gup::HostPage,
+    gup::{
+        HostPage,
+        Place, //
+    },
     user, //
 };
 use emulate::{
@@ -41,6 +46,7 @@ use emulate::{
 use ept::{
     Gfn,
     Gpa,
+    Hpa,
     PAGE_SIZE, //
 };
 use kernel::prelude::*;
@@ -94,45 +100,70 @@ impl<'a> GuestMemory<'a> {
     }
 
     /// The host page of a memory fragment, writable.
-    fn host_page(&mut self, fragment: &Fragment) -> Result<Target, Trouble> {
-        let gfn = fragment.gpa.gfn();
-        let hva = self.hva(gfn).ok_or(Trouble::Changed)?;
+    fn host_page(&mut self, fragment: &Fragment) -> Result<(HostPage, u64), Trouble> {
+        let hva = self.hva(fragment.gpa.gfn()).ok_or(Trouble::Changed)?;
         let page = self.noted(HostPage::find(hva, true)).ok_or(Trouble::Host)?;
-        let offset = fragment.gpa.page_offset();
-        Ok(Target { page, hva, offset })
+        Ok((page, hva))
     }
 
-    /// Looks the host pages of a span up and hands them to `write` under the mmu lock,
-    /// if all is still as it was and the maps allow it.
+    /// Hands the places of a span's memory fragments to `write` under the mmu lock, if the
+    /// maps allow the write.
     fn commit<R>(
         &mut self,
         span: &Span,
         bytes: u64,
-        write: impl FnOnce(&[Option<Target>; 2]) -> R,
+        write: impl FnOnce(&Targets<'_>) -> R,
     ) -> Result<R, Trouble> {
-        // An invalidation that comes after this shows below.
-        self.slots = self.vm.snapshot();
-        let mut targets = [None, None];
-        for (target, fragment) in targets.iter_mut().zip(span.fragments()) {
+        let mmu = self.vm.mmu.lock();
+        // What the processor could write to, if only the map let it, is at hand.
+        if let Some(targets) = mmu.mapped(span) {
+            return match span.allowed(bytes, |gfn| mmu.page(gfn)) {
+                true => Ok(write(&targets)),
+                false => Err(Trouble::Changed),
+            };
+        }
+        drop(mmu);
+        self.commit_looked_up(span, bytes, write)
+    }
+
+    /// The same where the EPT does not show the memory: its host pages are looked up first.
+    #[cold]
+    fn commit_looked_up<R>(
+        &mut self,
+        span: &Span,
+        bytes: u64,
+        write: impl FnOnce(&Targets<'_>) -> R,
+    ) -> Result<R, Trouble> {
+        let mut pages = [None, None];
+        for (page, fragment) in pages.iter_mut().zip(span.fragments()) {
             if !fragment.device {
-                *target = Some(self.host_page(&fragment)?);
+                *page = Some(self.host_page(&fragment)?);
             }
         }
         let mmu = self.vm.mmu.lock();
-        let outdated = |target: &Target| mmu.outdated(&self.slots, target.hva);
-        if targets.iter().flatten().any(outdated) || !span.allowed(bytes, |gfn| mmu.page(gfn)) {
+        let outdated = |(_, hva): &(HostPage, u64)| mmu.outdated(&self.slots, *hva);
+        if pages.iter().flatten().any(outdated) || !span.allowed(bytes, |gfn| mmu.page(gfn)) {
             return Err(Trouble::Changed);
+        }
+        let mut targets = [None, None];
+        for ((target, page), fragment) in targets.iter_mut().zip(&pages).zip(span.fragments()) {
+            *target = page.as_ref().map(|(page, _)| Target {
+                place: page.place(),
+                offset: fragment.gpa.page_offset(),
+            });
         }
         Ok(write(&targets))
     }
 }
 
 /// Where a fragment is in the host.
-struct Target {
-    page: HostPage,
-    hva: u64,
+struct Target<'a> {
+    place: Place<'a>,
     offset: u16,
 }
+
+/// Where the memory fragments of a span are.
+type Targets<'a> = [Option<Target<'a>>; 2];
 
 impl Mmu {
     /// What is at a frame.
@@ -142,6 +173,33 @@ impl Mmu {
             Some(slot) if slot.readonly() => Page::Rom,
             Some(_) => Page::Ram(self.space.mask(&self.tables, gfn)),
         }
+    }
+
+    /// Where the memory fragments of a span are, if the EPT maps them all to pages that the
+    /// host may write. They stay there as long as the lock is held.
+    fn mapped(&self, span: &Span) -> Option<Targets<'_>> {
+        let mut targets = [None, None];
+        for (target, fragment) in targets.iter_mut().zip(span.fragments()) {
+            if !fragment.device {
+                let place = self.place(fragment.gpa.gfn())?;
+                let offset = fragment.gpa.page_offset();
+                *target = Some(Target { place, offset });
+            }
+        }
+        Some(targets)
+    }
+
+    fn place(&self, gfn: Gfn) -> Option<Place<'_>> {
+        let leaf = self.space.leaf(&self.tables, gfn)?;
+        // Bit 61 says that the host page may be written, though not everywhere.
+        if !leaf.writable && !leaf.subpage {
+            return None;
+        }
+        let inside = (gfn.get() & (leaf.level.pages() - 1)) * PAGE_SIZE;
+        let hpa = Hpa::new(leaf.hpa.get().wrapping_add(inside));
+        // SAFETY: The notifier removes the leaf before the host takes the page, or the right
+        // to write it, away, and waits for the lock that the borrow proves.
+        unsafe { Place::at(hpa) }
     }
 }
 
@@ -185,7 +243,7 @@ impl Memory for GuestMemory<'_> {
                 let (part, others) = rest.split_at_checked(len).unwrap_or((rest, &[]));
                 if let Some(target) = target {
                     let bytes = guard::following(bytes, done);
-                    target.page.store(target.offset, part, bytes);
+                    target.place.store(target.offset, part, bytes);
                 }
                 rest = others;
                 done = done.saturating_add(fragment.len);
@@ -195,7 +253,7 @@ impl Memory for GuestMemory<'_> {
 
     fn exchange(&mut self, span: &Span, old: &[u8], new: &[u8]) -> Result<bool, Trouble> {
         self.commit(span, u64::MAX, |targets| match targets {
-            [Some(target), None] => match target.page.exchange(target.offset, old, new) {
+            [Some(target), None] => match target.place.exchange(target.offset, old, new) {
                 Some(done) => done,
                 None => exchange_by_parts(&[target], old, new),
             },
@@ -208,7 +266,7 @@ impl Memory for GuestMemory<'_> {
 /// A locked access that lies across cache lines, or pages. Under the mmu lock it is one
 /// access for all others that are emulated; the processor's own accesses may come in
 /// between, for no instruction of the host's does this without locking the bus.
-fn exchange_by_parts(targets: &[&Target], old: &[u8], new: &[u8]) -> bool {
+fn exchange_by_parts(targets: &[&Target<'_>], old: &[u8], new: &[u8]) -> bool {
     let mut now = [0; MAX_EXCHANGE];
     let Some(now) = now.get_mut(..old.len()) else {
         return false;
@@ -218,7 +276,7 @@ fn exchange_by_parts(targets: &[&Target], old: &[u8], new: &[u8]) -> bool {
         let Some((part, behind)) = rest.split_at_mut_checked(here(target, rest.len())) else {
             return false;
         };
-        target.page.load(target.offset, part);
+        target.place.load(target.offset, part);
         rest = behind;
     }
     if *now != *old {
@@ -229,13 +287,13 @@ fn exchange_by_parts(targets: &[&Target], old: &[u8], new: &[u8]) -> bool {
         let Some((part, behind)) = rest.split_at_checked(here(target, rest.len())) else {
             return false;
         };
-        target.page.store(target.offset, part, u64::MAX);
+        target.place.store(target.offset, part, u64::MAX);
         rest = behind;
     }
     true
 }
 
 /// How many of `len` bytes lie in the page of a target.
-fn here(target: &Target, len: usize) -> usize {
+fn here(target: &Target<'_>, len: usize) -> usize {
     len.min((PAGE_SIZE as usize).saturating_sub(usize::from(target.offset)))
 }

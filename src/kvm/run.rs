@@ -121,18 +121,25 @@ fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>
     match Exit::decode(&state.guest.exit) {
         Exit::EptViolation(violation) => violation::resolve(vm, area, state, &violation),
         Exit::Io(io) if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
-        Exit::Io(io) => Ok(Some(begin_io(area, &mut state.guest, io))),
+        Exit::Io(io) => Ok(begin_io(vm, area, &mut state.guest, io)),
         _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
     }
 }
 
-/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it.
-fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
+/// Starts an IN or OUT: user space does it, the next KVM_RUN completes it. An OUT
+/// that the bus takes is finished now.
+fn begin_io(vm: &Vm, area: &Area, guest: &mut Guest, io: IoExit) -> Option<UserExit> {
     let Some(len) = guest.exit.instruction_len() else {
-        return UserExit::Stop(Stop::Unexpected);
+        return Some(UserExit::Stop(Stop::Unexpected));
     };
     if !io.input {
         let [rax, ..] = guest.regs.gprs;
+        let written = rax.to_le_bytes();
+        let written = written.get(..usize::from(io.size)).unwrap_or(&written);
+        if vm.bus.port_write(io.port, written, area) {
+            guest.skip(u64::from(len));
+            return None;
+        }
         area.store(run::PIO_DATA, rax);
     }
     guest.pending = Some(Pending::Port {
@@ -140,7 +147,7 @@ fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
         len,
         input: io.input.then_some(io.size),
     });
-    UserExit::Io(run::IoExit {
+    Some(UserExit::Io(run::IoExit {
         direction: match io.input {
             true => run::KVM_EXIT_IO_IN,
             false => run::KVM_EXIT_IO_OUT,
@@ -149,7 +156,7 @@ fn begin_io(area: &Area, guest: &mut Guest, io: IoExit) -> UserExit {
         port: io.port,
         count: 1,
         data_offset: run::PIO_DATA as u64,
-    })
+    }))
 }
 
 /// Completes what the last exit left; an emulated instruction may need another exit.

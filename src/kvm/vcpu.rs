@@ -38,10 +38,14 @@ use crate::{
         }, //
     }, //
 };
-use emulate::stop::{
-    DeviceRead,
-    PortRead, //
+use emulate::{
+    cpu::Cpu,
+    stop::{
+        DeviceRead,
+        PortRead, //
+    }, //
 };
+use ept::Gfn;
 use ioctl_api::{
     number::*,
     regs::{
@@ -148,6 +152,10 @@ pub(crate) struct Guest {
     pub(crate) pending: Option<Pending>,
     /// The next entry executes one instruction on a view of its own.
     pub(crate) step: Option<Step>,
+    /// The frame at which an instruction was emulated last.
+    pub(crate) emulated: Option<Gfn>,
+    /// All registers at the last exit, where the emulator is likely to want them.
+    pub(crate) prefetched: Option<Cpu>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
     /// The control registers that PAE paging is to go on with.
@@ -188,6 +196,8 @@ impl Guest {
             reserve: Reserve::default(),
             pending: None,
             step: None,
+            emulated: None,
+            prefetched: None,
             exit: RawExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
@@ -266,7 +276,7 @@ impl Vcpu {
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id,
-                area: Area::new()?,
+                area: Area::new(vm.bus.ring())?,
                 state <- new_mutex!(state, "kvm_spp::vcpu"),
             }? Error),
             GFP_KERNEL_ACCOUNT,
@@ -369,6 +379,7 @@ impl VcpuFile {
         let state = &mut *state;
         let vmx = &self.vm.vmx;
         state.emulator.forget();
+        state.guest.prefetched = None;
         match cmd {
             KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
             KVM_SET_SREGS => {

@@ -6,6 +6,7 @@
 //! notifier is unregistered and its tables are freed.
 
 use super::{
+    bus::Bus,
     memory::Mmu,
     tlb::Tlb,
     vcpu::{
@@ -28,6 +29,11 @@ use crate::{
 };
 use ept::Level;
 use ioctl_api::{
+    bus::{
+        CoalescedZone,
+        IoEventFd,
+        RING_PAGE, //
+    },
     cap::*,
     memory::{
         EnableCap,
@@ -81,6 +87,8 @@ pub(crate) struct Vm {
     pub(crate) max_leaf: Level,
     pub(crate) tlb: Tlb,
     #[pin]
+    pub(crate) bus: Bus,
+    #[pin]
     pub(crate) config: Mutex<Config>,
     #[pin]
     pub(crate) mmu: SpinLock<Mmu>,
@@ -107,14 +115,15 @@ impl Vm {
         let mmu = Mmu::new()?;
         let tlb = Tlb::new()?;
         let vm = Arc::pin_init(
-            pin_init!(Self {
+            try_pin_init!(Self {
                 vmx,
                 mm: shim::kvm_spp_current_mm(),
                 max_leaf,
                 tlb,
+                bus <- Bus::new(),
                 config <- new_mutex!(Config::default(), "kvm_spp::config"),
                 mmu <- new_spinlock!(mmu, "kvm_spp::mmu"),
-            }),
+            }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: `PinnedDrop` drops the registration before anything else of the VM.
@@ -212,6 +221,14 @@ impl FdObject for Vm {
             KVM_SET_USER_MEMORY_REGION => {
                 this.set_memory_region(&user::read::<UserMemoryRegion>(arg)?)?;
             }
+            KVM_REGISTER_COALESCED_MMIO => {
+                this.bus.register_zone(&user::read::<CoalescedZone>(arg)?)?;
+            }
+            KVM_UNREGISTER_COALESCED_MMIO => {
+                this.bus
+                    .unregister_zone(&user::read::<CoalescedZone>(arg)?)?;
+            }
+            KVM_IOEVENTFD => this.bus.ioeventfd(&user::read::<IoEventFd>(arg)?)?,
             KVM_ENABLE_CAP => this.enable_cap(&user::read::<EnableCap>(arg)?)?,
             KVM_SPP_SET_MAPS => this.set_maps(&user::read::<subpage::Maps>(arg)?)?,
             KVM_SPP_GET_MAPS => this.get_maps(&user::read::<subpage::Maps>(arg)?)?,
@@ -250,6 +267,10 @@ pub(crate) fn extension(vmx: &Vmx, cap: usize) -> isize {
         | KVM_CAP_SYNC_MMU
         | KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | KVM_CAP_USER_NMI
+        | KVM_CAP_IOEVENTFD
+        | KVM_CAP_IOEVENTFD_NO_LENGTH
+        | KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | KVM_CAP_COALESCED_PIO
         | KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | KVM_CAP_SET_IDENTITY_MAP_ADDR
         | KVM_CAP_INTERNAL_ERROR_DATA
@@ -264,6 +285,7 @@ pub(crate) fn extension(vmx: &Vmx, cap: usize) -> isize {
         | KVM_CAP_XCRS
         | KVM_CAP_IMMEDIATE_EXIT => 1,
         KVM_CAP_NR_VCPUS | KVM_CAP_MAX_VCPUS | KVM_CAP_MAX_VCPU_ID => MAX_VCPUS as isize,
+        KVM_CAP_COALESCED_MMIO => RING_PAGE as isize,
         KVM_CAP_NR_MEMSLOTS => super::memory::MAX_SLOTS as isize,
         subpage::KVM_CAP_SPP => Backend::available(vmx.spp) as isize,
         _ => 0,

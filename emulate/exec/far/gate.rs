@@ -14,12 +14,13 @@
 //! ```
 
 use super::{check_offset, set_flag, Far, Transfer};
-use crate::cpu::{Cpu, Segment};
-use crate::descriptor::{error_code, is_null, rpl, system, Descriptor};
+use crate::cpu::gpr::RSP;
+use crate::descriptor::{error_code, is_null, prepare_flags, rpl, system, Descriptor, Flag};
 use crate::exec::{next_rip, operand};
-use crate::guard::{Guest, Intent, Span};
+use crate::guard::{Guest, Intent, Source, Span};
 use crate::insn::{Insn, Seg};
-use crate::stack::{self, Image, Pushed, Stack, RSP};
+use crate::segment;
+use crate::stack::{self, Image, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 /// What is in a gate.
@@ -32,6 +33,7 @@ struct Gate {
 }
 
 /// CALL or JMP through a gate.
+#[inline(never)]
 pub(super) fn enter(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -62,6 +64,7 @@ pub(super) fn enter(
 }
 
 /// Checks the gate and reads what is in it.
+#[inline(never)]
 fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
     let error = error_code(gate.selector, false);
     let wrong = Exception::gp(error);
@@ -96,6 +99,7 @@ fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
 }
 
 /// Reads and checks the code segment of a gate.
+#[inline(never)]
 fn code_segment(guest: &mut Guest<'_>, gate: &Gate, call: bool) -> Result<Descriptor, Stop> {
     let selector = gate.code.selector;
     if is_null(selector) {
@@ -118,6 +122,7 @@ fn code_segment(guest: &mut Guest<'_>, gate: &Gate, call: bool) -> Result<Descri
 }
 
 /// CALL to a more privileged level, on its own stack.
+#[inline(never)]
 fn more_privilege(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -126,36 +131,45 @@ fn more_privilege(
 ) -> Result<u64, Stop> {
     let cpl = target.dpl();
     let (stack, descriptor) = stack::inner(guest, cpl, 0, false)?;
-    let stack = match gate.size {
-        8 => Stack { width: 8, ..stack },
-        _ => stack,
-    };
-    let size = u16::from(gate.size);
     let slots = gate.count.wrapping_add(4);
-    let pushed = stack.push(guest.cpu, slots, size).ok_or_else(|| {
-        let selector = stack.segment.selector;
-        Exception::ss(error_code(selector, false))
-    })?;
+    let pushed = stack.push(guest.cpu, slots, gate.size.into());
+    let selector = stack.segment.selector;
+    let pushed = pushed.ok_or(Exception::ss(error_code(selector, false)))?;
     check_offset(guest.cpu, target, gate.code.offset)?;
-    let image = frame(guest, insn, gate)?;
+    check_parameters(guest, gate)?;
     let span = prepare_inner(guest, insn, &pushed, cpl)?;
-    let code_accessed = target.prepare_accessed(guest)?;
-    let stack_accessed = match &descriptor {
-        Some(descriptor) => descriptor.prepare_accessed(guest)?,
-        None => None,
-    };
-    set_flag(guest, code_accessed)?;
-    set_flag(guest, stack_accessed)?;
-    guest.commit(span, image.bytes())?;
-    load_stack(guest.cpu, &stack, pushed.pointer);
-    guest.cpu.set_code_segment(target.code_segment(cpl));
-    guest.cpu.set_cpl(cpl);
+    let mut flags = [None, None];
+    prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
+    push_frame(guest, insn, gate, span, &mut flags)?;
+    let cpu = &mut *guest.cpu;
+    cpu.set_segment(Seg::Ss, stack.segment);
+    cpu.set_gpr_sized(RSP, stack.width, pushed.pointer);
+    cpu.enter_code(target, cpl);
+    cpu.set_cpl(cpl);
     Ok(gate.code.offset)
 }
 
-/// What the new stack gets; the parameters are read from the old one.
-fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate) -> Result<Image, Stop> {
-    let mut image = Image::new(gate.size);
+/// Makes sure that the parameters can be read, before anything is read of a device.
+#[inline(never)]
+fn check_parameters(guest: &mut Guest<'_>, gate: &Gate) -> Result<(), Stop> {
+    let old = Stack::current(guest.cpu);
+    for n in 0..gate.count {
+        let _ = prepare_slot(guest, &old, n, gate.size)?;
+    }
+    Ok(())
+}
+
+/// Writes what the new stack gets; the parameters are read from the old one.
+#[inline(never)]
+fn push_frame(
+    guest: &mut Guest<'_>,
+    insn: &Insn,
+    gate: &Gate,
+    span: Span,
+    flags: &mut [Option<Flag>; 2],
+) -> Result<(), Stop> {
+    // CS:EIP, 31 parameters and SS:ESP.
+    let mut image = Image::<140>::new(gate.size);
     image.far(Far {
         selector: guest.cpu.segment(Seg::Cs).selector,
         offset: next_rip(guest, insn),
@@ -169,17 +183,28 @@ fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate) -> Result<Image, Stop>
         selector: old.segment.selector,
         offset: old.pointer,
     });
-    Ok(image)
+    for flag in flags {
+        set_flag(guest, flag.take())?;
+    }
+    guest.commit(span, image.bytes())
 }
 
-/// Reads slot `n` of a stack, counted from the stack pointer.
-pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<u64, Stop> {
+/// Looks up slot `n` of a stack, counted from the stack pointer.
+#[inline(never)]
+fn prepare_slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<Source, Stop> {
     let gva = stack.slot(guest.cpu, n, size).ok_or(Exception::ss(0))?;
-    crate::segment::aligned(guest.cpu, gva, size.into())?;
-    operand::load(guest, gva, size)
+    segment::aligned(guest.cpu, gva, size.into())?;
+    guest.prepare_read(gva, size.into(), false)
+}
+
+/// Reads slot `n` of a stack.
+pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<u64, Stop> {
+    let source = prepare_slot(guest, stack, n, size)?;
+    operand::load(guest, &source, size)
 }
 
 /// Prepares the frame with the rights of the level that it is for.
+#[inline(never)]
 fn prepare_inner(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -195,10 +220,4 @@ fn prepare_inner(
     let span = guest.prepare_write(gva, len, Intent::Write);
     guest.cpu.paging.user = user;
     span
-}
-
-fn load_stack(cpu: &mut Cpu, stack: &Stack, pointer: u64) {
-    let segment: Segment = stack.segment;
-    cpu.set_segment(Seg::Ss, segment);
-    cpu.set_gpr_sized(RSP, stack.width, pointer);
 }

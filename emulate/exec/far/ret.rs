@@ -11,14 +11,16 @@
 //! ```
 
 use super::{check_offset, gate::slot, is_mixed, set_flag};
+use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu, Segment};
-use crate::descriptor::{error_code, is_null, rpl, Descriptor};
+use crate::descriptor::{error_code, is_null, prepare_flags, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{Insn, Seg};
-use crate::stack::{null_stack, Stack, RSP};
+use crate::stack::{null_stack, Stack};
 use crate::stop::{Exception, Stop};
 
 /// Real and virtual-8086 mode.
+#[inline(never)]
 pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
     let stack = Stack::current(guest.cpu);
     let offset = slot(guest, &stack, 0, insn.size)?;
@@ -32,6 +34,7 @@ pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
 }
 
 /// Protected, compatibility and 64-bit mode.
+#[inline(never)]
 pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
     let stack = Stack::current(guest.cpu);
     let offset = slot(guest, &stack, 0, insn.size)?;
@@ -44,12 +47,13 @@ pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop>
     let accessed = target.prepare_accessed(guest)?;
     set_flag(guest, accessed)?;
     release(guest.cpu, &stack, insn);
-    let segment = target.code_segment(guest.cpu.cpl);
-    guest.cpu.set_code_segment(segment);
+    let cpl = guest.cpu.cpl;
+    guest.cpu.enter_code(&target, cpl);
     Ok(offset)
 }
 
 /// Reads and checks the code segment that is returned to.
+#[inline(never)]
 fn code_segment(guest: &mut Guest<'_>, selector: u16) -> Result<Descriptor, Stop> {
     if is_null(selector) {
         return Err(Exception::gp(0).into());
@@ -73,6 +77,7 @@ fn code_segment(guest: &mut Guest<'_>, selector: u16) -> Result<Descriptor, Stop
 }
 
 /// RET to a less privileged level, on its own stack.
+#[inline(never)]
 fn less_privilege(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -90,13 +95,11 @@ fn less_privilege(
     let long = guest.cpu.paging.long_mode() && target.is_long();
     let descriptor = stack_segment(guest, selector, cpl, long)?;
     check_offset(guest.cpu, target, offset)?;
-    let code_accessed = target.prepare_accessed(guest)?;
-    let stack_accessed = match &descriptor {
-        Some(descriptor) => descriptor.prepare_accessed(guest)?,
-        None => None,
-    };
-    set_flag(guest, code_accessed)?;
-    set_flag(guest, stack_accessed)?;
+    let mut flags = [None, None];
+    prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
+    for flag in flags {
+        set_flag(guest, flag)?;
+    }
     let segment = descriptor.map_or(null_stack(cpl), |descriptor| descriptor.segment());
     let cpu = &mut *guest.cpu;
     cpu.set_segment(
@@ -106,7 +109,7 @@ fn less_privilege(
             ..segment
         },
     );
-    cpu.set_code_segment(target.code_segment(cpl));
+    cpu.enter_code(target, cpl);
     cpu.set_cpl(cpl);
     let pointer = pointer.wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, cpu.stack_size(), pointer);
@@ -116,6 +119,7 @@ fn less_privilege(
 
 /// Reads and checks the stack segment of a less privileged level. `None`: null, which
 /// 64-bit code may have, but not at level 3.
+#[inline(never)]
 fn stack_segment(
     guest: &mut Guest<'_>,
     selector: u16,

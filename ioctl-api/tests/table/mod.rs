@@ -11,6 +11,9 @@ macro_rules! shared_structs {
                 slot, flags, guest_phys_addr, memory_size, userspace_addr
             }
             memory::EnableCap kvm_enable_cap { cap, flags, args, pad }
+            bus::CoalescedZone kvm_coalesced_mmio_zone { addr, size }
+            bus::CoalescedWrite kvm_coalesced_mmio { phys_addr, len, data }
+            bus::IoEventFd kvm_ioeventfd { datamatch, addr, len, fd, flags, pad }
             regs::Regs kvm_regs {
                 rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp,
                 r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags
@@ -58,7 +61,9 @@ macro_rules! shared_constants {
     ($use:ident) => {
         $use! {
             cap: KVM_CAP_IRQCHIP KVM_CAP_HLT KVM_CAP_USER_MEMORY KVM_CAP_SET_TSS_ADDR
-                KVM_CAP_EXT_CPUID KVM_CAP_NR_VCPUS KVM_CAP_NR_MEMSLOTS KVM_CAP_MP_STATE
+                KVM_CAP_EXT_CPUID KVM_CAP_COALESCED_MMIO KVM_CAP_IOEVENTFD
+                KVM_CAP_IOEVENTFD_NO_LENGTH KVM_CAP_IOEVENTFD_ANY_LENGTH KVM_CAP_COALESCED_PIO
+                KVM_CAP_NR_VCPUS KVM_CAP_NR_MEMSLOTS KVM_CAP_MP_STATE
                 KVM_CAP_SYNC_MMU KVM_CAP_DESTROY_MEMORY_REGION_WORKS KVM_CAP_USER_NMI
                 KVM_CAP_JOIN_MEMORY_REGIONS_WORKS KVM_CAP_SET_IDENTITY_MAP_ADDR
                 KVM_CAP_INTERNAL_ERROR_DATA KVM_CAP_VCPU_EVENTS KVM_CAP_INTR_SHADOW

@@ -12,7 +12,7 @@
 
 use crate::program::{endless, timed_loop};
 use crate::subject::Subject;
-use crate::table::Line;
+use crate::table::{Cell, Line};
 use crate::ticks::{per, ROUNDS};
 use crate::Result;
 use guest::asm::{eax, ecx};
@@ -135,8 +135,8 @@ impl Trip {
         let theirs = peer.map(|peer| self.count(counters, peer)).transpose()?;
         let line = |name, of: &dyn Fn(&Counts) -> u32| Line {
             name,
-            ours: Some(of(&ours).into()),
-            theirs: theirs.as_ref().map(|counts| of(counts).into()),
+            ours: Some(Ok(of(&ours).into())),
+            theirs: theirs.as_ref().map(|counts| Ok(of(counts).into())),
             planned: None,
         };
         let kinds = NAMES.iter().enumerate();
@@ -147,7 +147,8 @@ impl Trip {
             VMX,
             line("all VMX instructions", &|c| c[..VMX].iter().sum()),
         );
-        lines.retain(|line| line.ours != Some(0) || line.theirs.unwrap_or(0) != 0);
+        let some = |cell: &Cell| !matches!(cell, None | Some(Ok(0)));
+        lines.retain(|line| some(&line.ours) || some(&line.theirs));
         Ok(lines)
     }
 }

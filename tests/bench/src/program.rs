@@ -65,6 +65,21 @@ pub(crate) fn endless(instruction: Part) -> Result<Program> {
     Ok(program)
 }
 
+/// Does `parts` and halts, again and again.
+pub(crate) fn halting(parts: &[Part]) -> Result<Program> {
+    let program = Program::assemble(Mode::Long, CODE, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        for part in parts {
+            part(a)?;
+        }
+        a.hlt()?;
+        a.jmp(again)?;
+        Ok(Vec::new())
+    })?;
+    Ok(program)
+}
+
 /// Reads R9 pages from RDI on and halts; entered at its label, it stores to
 /// page after page from RDI on.
 pub(crate) fn walk() -> Result<Program> {

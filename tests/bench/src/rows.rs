@@ -3,12 +3,12 @@
 //! What is measured.
 
 use crate::program::{endless, nothing, store, store_and_advance, timed_loop, walk};
-use crate::subject::{exit_ticks, Subject};
+use crate::subject::{exit_ticks, user_exits_ticks, Subject, MEMORY};
 use crate::ticks::{least, now, per, ROUNDS};
 use crate::Result;
-use guest::asm::{al, byte_ptr, dx, eax, ecx, edx, rdi};
+use guest::asm::{al, byte_ptr, dword_ptr, dx, eax, ecx, edi, edx, esi, rdi};
 use guest::{DATA, PAGE_SIZE};
-use ioctl_api::run::{KVM_EXIT_HLT, KVM_EXIT_IO};
+use ioctl_api::run::{KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO};
 use ioctl_api::subpage::KVM_EXIT_SPP;
 use kvm_bindings::kvm_regs;
 use std::path::Path;
@@ -19,6 +19,13 @@ const IA32_PAT: u32 = 0x277;
 const PAT_HALF: u32 = 0x0007_0406;
 
 const SERIAL_PORT: u64 = 0x3f8;
+
+/// An address that page tables map and no memory slot has.
+const DEVICE: u64 = 2 * MEMORY as u64;
+
+/// Bytes that string instructions move: to or from a port, and from [`DEVICE`].
+const PORT_BYTES: u64 = 512;
+const DEVICE_BYTES: u64 = 64;
 
 /// Pages that one EPT page table maps, and the first that begins one here.
 const TABLE: u64 = 512;
@@ -67,7 +74,7 @@ impl Row {
 }
 
 /// All lines.
-pub(crate) const ROWS: [Row; 18] = [
+pub(crate) const ROWS: [Row; 24] = [
     both("CPUID exit", cpuid).planned(972),
     both("RDMSR exit (IA32_MISC_ENABLE)", rdmsr),
     both("WRMSR exit (IA32_PAT)", wrmsr),
@@ -75,9 +82,15 @@ pub(crate) const ROWS: [Row; 18] = [
     both("HLT to user space", hlt).planned(2240),
     both("PIO OUT to user space", pio_out).planned(2642),
     both("PIO IN to user space", pio_in),
+    both("MOV to MMIO", mov_to_device).planned(4748),
+    both("MOV from MMIO", mov_from_device).planned(5367),
+    both("REP INSB of 512 bytes", rep_insb).planned(11538),
+    both("REP OUTSB, per byte", rep_outsb),
+    both("REP MOVSB from MMIO, per byte", rep_movsb).planned(3829),
     both("KVM_RUN without entry (EINTR)", without_entry),
     both("store to a plain page", plain_store),
     spp("store allowed by a map", allowed_store),
+    spp("store completed in software", software_store),
     spp("denied store: exit, skip", skip),
     spp("denied store: exit, allow, retry", retry),
     spp("SET_MAPS, 1 page: protect", |d| set_maps(d, 1, false)),
@@ -153,6 +166,64 @@ fn pio_in(device: &Path) -> Result<u64> {
     pio(device, endless(|a| a.in_(al, dx))?)
 }
 
+fn device_access(device: &Path, program: guest::Program) -> Result<u64> {
+    let mut subject = Subject::new(device, program)?;
+    subject.set_regs(&kvm_regs {
+        rdi: DEVICE,
+        ..subject.entry()
+    })?;
+    subject.ticks_to_user(KVM_EXIT_MMIO, |_| Ok(()))
+}
+
+fn mov_to_device(device: &Path) -> Result<u64> {
+    device_access(device, endless(|a| a.mov(dword_ptr(rdi), eax))?)
+}
+
+fn mov_from_device(device: &Path) -> Result<u64> {
+    device_access(device, endless(|a| a.mov(eax, dword_ptr(rdi)))?)
+}
+
+fn rep_insb(device: &Path) -> Result<u64> {
+    user_exits_ticks(
+        device,
+        KVM_EXIT_IO,
+        |a| {
+            a.mov(edx, SERIAL_PORT as u32)?;
+            a.mov(edi, DATA as u32)?;
+            a.mov(ecx, PORT_BYTES as u32)
+        },
+        |a| a.rep().insb(),
+    )
+}
+
+fn rep_outsb(device: &Path) -> Result<u64> {
+    let all = user_exits_ticks(
+        device,
+        KVM_EXIT_IO,
+        |a| {
+            a.mov(edx, SERIAL_PORT as u32)?;
+            a.mov(esi, DATA as u32)?;
+            a.mov(ecx, PORT_BYTES as u32)
+        },
+        |a| a.rep().outsb(),
+    )?;
+    Ok(per(all, PORT_BYTES))
+}
+
+fn rep_movsb(device: &Path) -> Result<u64> {
+    let all = user_exits_ticks(
+        device,
+        KVM_EXIT_MMIO,
+        |a| {
+            a.mov(esi, DEVICE as u32)?;
+            a.mov(edi, DATA as u32)?;
+            a.mov(ecx, DEVICE_BYTES as u32)
+        },
+        |a| a.rep().movsb(),
+    )?;
+    Ok(per(all, DEVICE_BYTES))
+}
+
 fn without_entry(device: &Path) -> Result<u64> {
     Subject::new(device, endless(|a| a.hlt())?)?.ticks_without_entry()
 }
@@ -163,6 +234,12 @@ fn plain_store(device: &Path) -> Result<u64> {
 
 fn allowed_store(device: &Path) -> Result<u64> {
     let subject = Subject::with_spp(device, timed_loop(&[store])?)?;
+    subject.vm.set_maps(DATA, &[1])?;
+    store_ticks(subject, device)
+}
+
+fn software_store(device: &Path) -> Result<u64> {
+    let subject = Subject::with_software_spp(device, timed_loop(&[store])?)?;
     subject.vm.set_maps(DATA, &[1])?;
     store_ticks(subject, device)
 }
@@ -250,6 +327,6 @@ fn touched(device: &Path) -> Result<(Subject, u64)> {
 }
 
 const _: () = assert!(
-    TABLES_FROM + ROUNDS * TABLE * PAGE_SIZE <= crate::subject::MEMORY as u64,
+    TABLES_FROM + ROUNDS * TABLE * PAGE_SIZE <= MEMORY as u64,
     "each round needs fresh pages"
 );

@@ -2,13 +2,14 @@
 
 //! A guest on one of the devices, and how its round trips are timed.
 
-use crate::program::{timed_loop, Part};
+use crate::program::{halting, timed_loop, Part};
 use crate::ticks::{least, now, per};
 use crate::Result;
 use guest::{Program, PAGE_SIZE};
 use ioctl_api::number::KVM_RUN;
-use ioctl_api::run::KVM_EXIT_HLT;
-use kvm_bindings::kvm_regs;
+use ioctl_api::run::{KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR};
+use ioctl_api::subpage::{KVM_CAP_SPP, KVM_SPP_CAP_SW};
+use kvm_bindings::{kvm_enable_cap, kvm_regs};
 use std::path::Path;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm::{Vcpu, Vm};
@@ -40,6 +41,20 @@ impl Subject {
     pub(crate) fn with_spp(device: &Path, program: Program) -> Result<Self> {
         let vm = Vm::open(device, MEMORY)?;
         vm.enable_spp()?;
+        Self::boot(vm, program)
+    }
+
+    /// A guest whose maps the module checks, whatever the processor can.
+    pub(crate) fn with_software_spp(device: &Path, program: Program) -> Result<Self> {
+        let vm = Vm::open(device, MEMORY)?;
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_SPP,
+            args: [KVM_SPP_CAP_SW.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        vm.fd()
+            .enable_cap(&cap)
+            .map_err(|why| format!("no software backend: {why}"))?;
         Self::boot(vm, program)
     }
 
@@ -84,13 +99,20 @@ impl Subject {
         self.vcpu.fd_mut().get_kvm_run().exit_reason
     }
 
+    /// Runs until the next exit, and returns its reason.
+    fn run(&mut self) -> Result<u32> {
+        match self.enter() {
+            0 => Ok(self.exit_reason()),
+            _ => Err(format!("KVM_RUN: {}", std::io::Error::last_os_error()).into()),
+        }
+    }
+
     /// Runs until the next exit, which must be `reason`.
     pub(crate) fn run_until(&mut self, reason: u32) -> Result<()> {
-        if self.enter() == 0 && self.exit_reason() == reason {
-            return Ok(());
+        match self.run()? {
+            exit if exit == reason => Ok(()),
+            other => Err(wrong_exit(other, reason)),
         }
-        let exit = self.vcpu.run()?;
-        Err(format!("expected exit {reason}, got another one, and then {exit:?}").into())
     }
 
     /// Ticks that `count` repetitions of a timed loop take.
@@ -129,6 +151,25 @@ impl Subject {
         })
     }
 
+    /// Ticks of one round trip of a halting program from one HLT to the next, with
+    /// any number of exits `reason` between.
+    fn ticks_to_halt(&mut self, reason: u32) -> Result<u64> {
+        const FEW: u64 = 16;
+        least(|_| {
+            let start = now();
+            for _ in 0..FEW {
+                loop {
+                    match self.run()? {
+                        KVM_EXIT_HLT => break,
+                        exit if exit == reason => {}
+                        other => return Err(wrong_exit(other, reason)),
+                    }
+                }
+            }
+            Ok(per(now() - start, FEW))
+        })
+    }
+
     /// Ticks of a `KVM_RUN` that does not enter the guest.
     pub(crate) fn ticks_without_entry(&mut self) -> Result<u64> {
         self.vcpu.fd_mut().set_kvm_immediate_exit(1);
@@ -152,6 +193,26 @@ pub(crate) fn exit_ticks(device: &Path, prepare: Part, instruction: Part) -> Res
     let without = timed_loop(&[prepare])?;
     let without = Subject::new(device, without)?.ticks_per_repetition(0)?;
     Ok(with.saturating_sub(without))
+}
+
+/// Ticks of an instruction that leaves for user space as often as it likes, each
+/// time with `reason`: what a program with it takes more than one without it.
+pub(crate) fn user_exits_ticks(
+    device: &Path,
+    reason: u32,
+    prepare: Part,
+    instruction: Part,
+) -> Result<u64> {
+    let with = Subject::new(device, halting(&[prepare, instruction])?)?.ticks_to_halt(reason)?;
+    let without = Subject::new(device, halting(&[prepare])?)?.ticks_to_halt(reason)?;
+    Ok(with.saturating_sub(without))
+}
+
+fn wrong_exit(got: u32, expected: u32) -> Box<dyn std::error::Error> {
+    match got {
+        KVM_EXIT_INTERNAL_ERROR => "KVM_EXIT_INTERNAL_ERROR: not emulated".into(),
+        other => format!("exit {other} instead of {expected}").into(),
+    }
 }
 
 /// Lets the host allocate all of the guest's memory now, in 4-KiB pages.

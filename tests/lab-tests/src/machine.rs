@@ -13,10 +13,10 @@
 use crate::harness::{self, Lab};
 use crate::raw::{self, Mapping, Sys};
 use guest::asm::CodeAssembler;
-use guest::{AssembleError, Mode, Program, CODE, STACK};
+use guest::{AssembleError, Mode, Program, CODE, PAGE_SIZE, STACK, TABLES};
 use ioctl_api::memory::UserMemoryRegion;
 use ioctl_api::number::KVM_SET_USER_MEMORY_REGION;
-use ioctl_api::run::PIO_DATA;
+use ioctl_api::run::{IoExit, MmioExit, PIO_DATA, PIO_DATA_SIZE};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuExit;
 use vmm::{Vcpu, Vm};
@@ -31,6 +31,9 @@ const STUBS: u64 = 0x3000;
 const STUB_SIZE: u64 = 16;
 const STUB_PORT: u16 = 0xe0;
 const VECTORS: u64 = 64;
+/// Task-state segment, and the stack that it names, for tests that ask for them.
+const TSS: u64 = 0x4000;
+const HANDLER_STACK: u64 = 0x6000;
 const ERROR_CODES: u64 = (1 << 8) | (0x1f << 10) | (1 << 17);
 
 /// Why the guest stopped.
@@ -184,6 +187,38 @@ impl Machine {
         }
     }
 
+    /// Gives the handlers a stack of their own, whatever the guest's is and whoever
+    /// is interrupted. For 64-bit mode.
+    pub(crate) fn use_handler_stack(&self) {
+        // RSP0 and IST1 (SDM 3A 8.7).
+        self.write(TSS + 4, &HANDLER_STACK.to_le_bytes());
+        self.write(TSS + 0x24, &HANDLER_STACK.to_le_bytes());
+        for vector in 0..VECTORS {
+            self.write(IDT + 16 * vector + 4, &[1]);
+        }
+        let mut sregs = self.sregs();
+        (sregs.tr.base, sregs.tr.limit, sregs.tr.type_) = (TSS, 0x67, 11);
+        (sregs.tr.present, sregs.tr.s, sregs.tr.selector) = (1, 0, 0x18);
+        self.set_sregs(&sregs);
+    }
+
+    /// Makes the guest, in 64-bit mode, user code. Its pages must be for user code too.
+    pub(crate) fn become_user(&self) {
+        let mut sregs = self.sregs();
+        (sregs.cs.dpl, sregs.cs.selector) = (3, 0x0b);
+        (sregs.ss.dpl, sregs.ss.selector) = (3, 0x13);
+        self.set_sregs(&sregs);
+    }
+
+    /// Lets user code access the first GiB.
+    pub(crate) fn open_to_user(&self) {
+        let leaves = TABLES + 2 * PAGE_SIZE;
+        let entries = [TABLES, TABLES + PAGE_SIZE].into_iter();
+        for entry in entries.chain((0..512).map(|n| leaves + 8 * n)) {
+            self.set_qword(entry, self.qword(entry) | 4);
+        }
+    }
+
     /// Runs until the guest stops.
     pub(crate) fn run(&mut self) -> Stop {
         let port_or = match self.cpu.fd_mut().run() {
@@ -289,17 +324,44 @@ impl Machine {
 
     /// Answers the IN that the guest stopped at.
     pub(crate) fn answer(&self, value: u32) {
+        self.port_data().write(0, value.into());
+    }
+
+    /// The data of the last I/O exit.
+    pub(crate) fn port_data(&self) -> Mapping {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let page = Mapping::file(self.cpu.fd(), 0x1000, prot, PIO_DATA as i64).expect("mmap");
-        page.write(0, value.into());
+        Mapping::file(self.cpu.fd(), PIO_DATA_SIZE, prot, PIO_DATA as i64).expect("mmap")
+    }
+
+    /// The payload of the last exit, one for a port.
+    pub(crate) fn io_exit(&mut self) -> IoExit {
+        self.payload()
+    }
+
+    /// The payload of the last exit, one for a device.
+    pub(crate) fn mmio_exit(&mut self) -> MmioExit {
+        self.payload()
+    }
+
+    /// Answers the read of a device that the guest stopped at.
+    pub(crate) fn answer_mmio(&mut self, data: &[u8]) {
+        let run = self.cpu.fd_mut().get_kvm_run();
+        // SAFETY: any bytes are valid in either member of the union.
+        let mmio = unsafe { &mut run.__bindgen_anon_1.mmio };
+        mmio.data[..data.len()].copy_from_slice(data);
+    }
+
+    /// Sets `immediate_exit` of `struct kvm_run`.
+    pub(crate) fn set_immediate_exit(&mut self, on: bool) {
+        self.cpu.fd_mut().set_kvm_immediate_exit(on.into());
     }
 
     /// Lets the device finish what the last exit left to be finished, without
     /// running the guest. What a device register would read is 0.
     pub(crate) fn finish_pending(&mut self) {
-        self.cpu.fd_mut().set_kvm_immediate_exit(1);
+        self.set_immediate_exit(true);
         while self.run() != Stop::Error(libc::EINTR) {}
-        self.cpu.fd_mut().set_kvm_immediate_exit(0);
+        self.set_immediate_exit(false);
     }
 
     /// Starts the program again.

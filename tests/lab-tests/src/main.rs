@@ -10,6 +10,7 @@
 //!   spp                       sub-page write permissions
 //! ```
 
+mod emulate;
 mod events;
 mod exits;
 mod harness;
@@ -71,11 +72,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
 
 fn tests() -> impl Iterator<Item = &'static Test> {
     [
-        &[system::TESTS, vm::TESTS],
+        &[system::TESTS],
+        vm::ALL,
         vcpu::ALL,
         &[modes::TESTS],
         exits::ALL,
         events::ALL,
+        emulate::ALL,
         spp::ALL,
     ]
     .into_iter()

@@ -2,7 +2,7 @@
 
 //! ioctls and mappings as the kernel sees them, with any code and any argument.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// An address at which nothing can be mapped.
 pub(crate) const NOWHERE: usize = 0x10;
@@ -62,6 +62,50 @@ pub(crate) fn punch_hole(file: &OwnedFd, offset: usize, len: usize) {
     // SAFETY: no memory is involved; mappings of the file are volatile.
     let result = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };
     assert_eq!(result, 0);
+}
+
+/// An eventfd that does not block.
+pub(crate) struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// One with the count 0.
+    pub(crate) fn new() -> Self {
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        Self(owned(Ok(fd)).expect("eventfd"))
+    }
+
+    /// Another descriptor of it.
+    pub(crate) fn duplicate(&self) -> Self {
+        Self(self.0.try_clone().expect("dup"))
+    }
+
+    /// The kernel's number of the eventfd.
+    pub(crate) fn number(&self) -> u32 {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let info = std::fs::read_to_string(path).expect("fdinfo");
+        let number = |line: &str| line.strip_prefix("eventfd-id:")?.trim().parse().ok();
+        info.lines().find_map(number).expect("a number")
+    }
+
+    /// How often it was signalled since the last look.
+    pub(crate) fn take(&self) -> u64 {
+        let mut count = 0_u64;
+        // SAFETY: the kernel writes 8 bytes to `count`, or nothing.
+        match unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) } {
+            8 => count,
+            _ => {
+                assert_eq!(errno(), libc::EAGAIN);
+                0
+            }
+        }
+    }
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
 }
 
 /// Anonymous memory, or a mapping of a file.
@@ -140,6 +184,26 @@ impl Mapping {
                 .byte_add(offset)
                 .cast::<u64>()
                 .write_volatile(value)
+        }
+    }
+
+    /// Reads bytes.
+    pub(crate) fn read_bytes(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.len);
+        let byte = |n| self.start.wrapping_byte_add(offset + n).cast::<u8>();
+        // SAFETY: inside the mapping; volatile, as the kernel shares it.
+        (0..len)
+            .map(|n| unsafe { byte(n).read_volatile() })
+            .collect()
+    }
+
+    /// Writes bytes.
+    pub(crate) fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len);
+        for (n, byte) in bytes.iter().enumerate() {
+            let at = self.start.wrapping_byte_add(offset + n).cast::<u8>();
+            // SAFETY: inside the mapping; volatile, as the kernel shares it.
+            unsafe { at.write_volatile(*byte) };
         }
     }
 

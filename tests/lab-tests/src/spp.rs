@@ -3,6 +3,7 @@
 //! Sub-page write permissions: the calls, what is denied and what is told of
 //! it, and memory that changes under protected pages.
 
+mod border;
 mod calls;
 mod delivery;
 mod frames;
@@ -27,6 +28,7 @@ const ALL_VALID: u64 =
 pub(crate) const ALL: &[&[Test]] = &[
     calls::TESTS,
     stores::TESTS,
+    border::TESTS,
     modes::TESTS,
     delivery::TESTS,
     frames::TESTS,

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! ioctls on a VM: memory slots, vCPUs, capabilities.
+//! ioctls on a VM: memory slots, vCPUs, capabilities, and what takes a guest's
+//! writes before user space does.
 
-use crate::harness::{tests, Lab};
+mod coalesced;
+mod ioeventfd;
+
+use crate::harness::{tests, Lab, Test};
 use crate::machine::{self, add_slot, set_slot, Machine, Stop, HOLE};
 use crate::raw::{self, Mapping, Sys, NOWHERE};
 use guest::asm::*;
@@ -13,6 +17,9 @@ use ioctl_api::number::*;
 use libc::{EEXIST, EFAULT, EINVAL, EIO, ENOTTY};
 use std::os::fd::AsRawFd;
 use vmm::Vm;
+
+/// The tests of all parts.
+pub(crate) const ALL: &[&[Test]] = &[TESTS, ioeventfd::TESTS, coalesced::TESTS];
 
 tests![
     unknown_ioctls,

@@ -58,10 +58,16 @@ shift
 exec chroot "$root" /bin/sh -c '\''cd "$0" && exec "$@"'\'' "$cwd" "$@"
 '
 
+# Where cargo builds for this checkout. Inside, all checkouts are /src, so that cargo
+# would take what one has built for what another one means.
+target_dir() {
+	printf '%s/target-%s\n' "$cache" "$(printf %s "$project" | sha256sum | cut -c1-12)"
+}
+
 # Where a directory of the host is seen inside the root.
 project_binds() {
-	mkdir -p "$cache/target" "$cache/cargo"
-	printf '%s\n' "$project:/src" "$cache/target:/lab/target" "$cache/cargo:/lab/cargo"
+	mkdir -p "$(target_dir)" "$cache/cargo"
+	printf '%s\n' "$project:/src" "$(target_dir):/lab/target" "$cache/cargo:/lab/cargo"
 	[ -z "${run_dir:-}" ] || printf '%s:/lab/run\n' "$run_dir"
 	[ ! -e "$(kernel_dir)" ] || printf '%s:/lab/kernel\n' "$(kernel_dir)"
 	[ ! -e "$(bochs_dir)" ] || printf '%s:/lab/bochs\n' "$(bochs_dir)"

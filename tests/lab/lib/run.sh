@@ -40,7 +40,7 @@ parse_run() {
 host_path() {
 	case $1 in
 	/src/*) printf '%s/%s' "$project" "${1#/src/}" ;;
-	/lab/target/*) printf '%s/%s' "$cache" "${1#/lab/}" ;;
+	/lab/target/*) printf '%s/%s' "$(target_dir)" "${1#/lab/target/}" ;;
 	/lab/kernel/*) printf '%s/%s' "$(kernel_dir)" "${1#/lab/kernel/}" ;;
 	*) printf '%s' "$1" ;;
 	esac

@@ -12,11 +12,12 @@ use guest::asm::CodeAssembler;
 use guest::{Mode, Program, CODE, DATA, GDT, TABLES};
 use ioctl_api::number;
 use kvm_bindings::{kvm_regs, kvm_userspace_memory_region};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VcpuExit, VcpuFd, VmFd};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use vmm::Vm;
+use vmm_sys_util::eventfd::EventFd;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new(
@@ -291,9 +292,28 @@ fn killed_with_maps(env: &Env) -> Verdict {
     Ok(())
 }
 
+/// Zones of the ring, and ports that signal eventfds: some are taken back, most are
+/// left to the end of the VM.
+fn register(vm: &Vm) {
+    for port in (0..0x100).step_by(0x10) {
+        let event = EventFd::new(0).unwrap();
+        let (event_at, zone) = (IoEventAddress::Pio(port), IoEventAddress::Mmio(port));
+        let vm = vm.fd();
+        vm.register_ioevent(&event, &event_at, NoDatamatch).unwrap();
+        vm.register_coalesced_mmio(zone, 8).unwrap();
+        if port % 0x40 == 0 {
+            vm.unregister_ioevent(&event, &event_at, NoDatamatch)
+                .unwrap();
+            let zone = IoEventAddress::Mmio(port);
+            vm.unregister_coalesced_mmio(zone, 8).unwrap();
+        }
+    }
+}
+
 /// A VM with two vCPUs, both run, and maps where there are any.
 fn live_once(env: &Env, spp: bool) {
     let vm = Vm::open(&env.device, MEMORY).unwrap();
+    register(&vm);
     if spp {
         vm.enable_spp().unwrap();
         vm.set_maps(DATA, &[!1; 200]).unwrap();

@@ -5,6 +5,7 @@
 //! the lab, best with two CPUs; KTAP on stdout.
 
 mod area;
+mod bus;
 mod coexist;
 mod emulate;
 mod host;
@@ -53,6 +54,7 @@ fn tests() -> Vec<Test> {
         mmu::TESTS,
         uffd::TESTS,
         reclaim::TESTS,
+        bus::TESTS,
         signals::TESTS,
         hotplug::TESTS,
         coexist::TESTS,

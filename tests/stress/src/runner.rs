@@ -92,12 +92,18 @@ impl RunPage {
         }
     }
 
+    /// The word at an offset of the mapping.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset % 4 == 0 && offset + 4 <= self.bytes);
+        // SAFETY: The word lies in the mapping.
+        let at = unsafe { self.at.as_ptr().add(offset) };
+        // SAFETY: Aligned, and otherwise as in `immediate_exit`.
+        unsafe { AtomicU32::from_ptr(at.cast()) }
+    }
+
     /// `kvm_run.exit_reason`.
     pub(crate) fn exit_reason(&self) -> u32 {
-        // SAFETY: The word lies in the mapping, aligned, as in `immediate_exit`.
-        let at = unsafe { self.at.as_ptr().add(ioctl_api::run::EXIT_REASON) };
-        // SAFETY: As above.
-        unsafe { AtomicU32::from_ptr(at.cast()) }.load(SeqCst)
+        self.word(ioctl_api::run::EXIT_REASON).load(SeqCst)
     }
 
     /// `kvm_run.immediate_exit`.

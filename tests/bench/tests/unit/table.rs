@@ -5,13 +5,13 @@ use super::*;
 const LINES: [Line; 2] = [
     Line {
         name: "one",
-        ours: Some(500),
-        theirs: Some(1000),
+        ours: Some(Ok(500)),
+        theirs: Some(Ok(1000)),
         planned: Some(972),
     },
     Line {
         name: "another",
-        ours: Some(7),
+        ours: Some(Ok(7)),
         theirs: None,
         planned: None,
     },
@@ -35,9 +35,25 @@ fn a_column_that_no_line_has_is_left_out() {
 }
 
 #[test]
+fn what_failed_is_told_below() {
+    let failed = Line {
+        ours: Some(Err("not emulated".into())),
+        theirs: Some(Ok(1000)),
+        ..LINES[0]
+    };
+    let expected = "\
+trip                                 kvm_spp kvm_intel  ratio  issue
+one                                   failed      1000      -    972
+! one on kvm_spp: not emulated
+";
+    assert_eq!(text("trip", &[failed]), expected);
+}
+
+#[test]
 fn nothing_divided_by_zero() {
     let line = Line {
-        theirs: Some(0),
+        ours: Some(Ok(7)),
+        theirs: Some(Ok(0)),
         ..LINES[1]
     };
     assert!(text("trip", &[line]).ends_with("0      -\n"));

@@ -63,11 +63,8 @@ fn user_mode(lab: &Lab) {
         a.mov(dword_ptr(rbx + 0x80), 8)?;
         a.hlt() // not for user code: #GP
     });
-    user_pages(&machine);
-    let mut sregs = machine.sregs();
-    (sregs.cs.dpl, sregs.cs.selector) = (3, 0x0b);
-    (sregs.ss.dpl, sregs.ss.selector) = (3, 0x13);
-    machine.set_sregs(&sregs);
+    machine.open_to_user();
+    machine.become_user();
     machine.change_regs(|r| r.rbx = DATA);
     machine.vm.set_maps(DATA, &[!1]).expect("maps");
     let exit = machine.expect_spp();
@@ -84,15 +81,6 @@ fn user_mode(lab: &Lab) {
     // No TSS has a stack for the handler of #GP.
     assert_eq!(machine.run(), Stop::Shutdown);
     assert_eq!((machine.qword(DATA), machine.qword(DATA + 0x80)), (0, 8));
-}
-
-/// Lets user code access the first GiB.
-fn user_pages(machine: &Machine) {
-    let leaves = TABLES + 2 * PAGE_SIZE;
-    let entries = [TABLES, TABLES + PAGE_SIZE].into_iter();
-    for entry in entries.chain((0..512).map(|n| leaves + 8 * n)) {
-        machine.set_qword(entry, machine.qword(entry) | 4);
-    }
 }
 
 /// A store over the border of two pages changes neither if one denies it.

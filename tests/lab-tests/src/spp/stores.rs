@@ -20,7 +20,6 @@ tests![
     flips_under_one_vcpu,
     each_kind_of_write,
     repeated_store_stops_in_the_middle,
-    two_sub_pages_at_once,
     reads_are_not_denied,
     execution_is_not_denied,
     page_walks_read_a_denied_page,
@@ -237,34 +236,6 @@ fn repeated_store_stops_in_the_middle(lab: &Lab) {
     machine.expect_hlt();
     assert_eq!(machine.read(DATA, 0x200), [0xff; 0x200]);
     assert_eq!(machine.regs().rcx, 0);
-}
-
-/// A write over a border is denied by the sub-page of its first byte, and goes
-/// through where both are allowed. The other way round is not tested: the
-/// emulated processor checks the first byte only.
-fn two_sub_pages_at_once(lab: &Lab) {
-    let mut machine = Machine::spp(lab, |a| {
-        a.mov(qword_ptr(rbx), rax)?;
-        a.hlt()
-    });
-    let border = DATA + 4 * SUBPAGE_SIZE;
-    for before in 1..8 {
-        let at = border - before;
-        machine.vm.set_maps(DATA, &[1 << 4]).expect("maps");
-        machine.restart();
-        machine.change_regs(|r| (r.rbx, r.rax) = (at, u64::MAX));
-        let exit = machine.expect_spp();
-        assert_eq!((exit.gpa, exit.denied & (1 << 3)), (at, 1 << 3));
-        assert_eq!(
-            machine.read(at, 8),
-            [0; 8],
-            "{before} bytes before the border"
-        );
-        machine.vm.set_maps(DATA, &[3 << 3]).expect("maps");
-        machine.expect_hlt();
-        assert_eq!(machine.read(at, 8), [0xff; 8]);
-        machine.write(at, &[0; 8]);
-    }
 }
 
 fn reads_are_not_denied(lab: &Lab) {

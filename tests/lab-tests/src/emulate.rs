@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Instructions that the processor leaves to the module: accesses to devices, string
+//! I/O, writes that a sub-page map has to be asked about.
+//!
+//! ```text
+//!   bus                 devices with known contents, and a log of what they are asked
+//!   rig                 a guest with a window of pages that are memory or devices
+//!   forms               single instructions, and which accesses each makes
+//!   random              programs of random forms
+//!   trace               all that can be seen of a run
+//!   mmio, modes, port   the exits, and what the guest has afterwards
+//!   completion          what is left to KVM_RUN when user space has answered
+//!   faults, debug       exceptions of emulated instructions, and what comes between them
+//!   differential        whole programs, here and on /dev/kvm
+//! ```
+//! What the guest must have afterwards is asked of the processor: it executes the same
+//! program with memory in the place of the device.
+
+mod bus;
+mod completion;
+mod debug;
+mod differential;
+mod faults;
+mod forms;
+mod mmio;
+mod modes;
+mod port;
+mod random;
+mod rig;
+mod trace;
+
+use crate::harness::Test;
+
+/// The tests of all parts.
+pub(crate) const ALL: &[&[Test]] = &[
+    mmio::TESTS,
+    modes::TESTS,
+    completion::TESTS,
+    port::TESTS,
+    faults::TESTS,
+    debug::TESTS,
+    differential::TESTS,
+];

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What both sides ended with, and where they differ.
+
+use std::fmt;
+
+use emulate::cpu::{mask, rflags, Cpu};
+use emulate::exec::{execute, Done};
+use emulate::guard::Guest;
+use emulate::insn::{CodeSize, Operand, Seg};
+use emulate::journal::Journal;
+use emulate::stop::{Denial, Exception, Stop};
+use ept::Gva;
+
+use crate::allowed::RSP;
+use crate::case::Case;
+use crate::cpu::{End, Trap};
+use crate::flags;
+use crate::layout::{self, PAGE, XSAVE_BYTES};
+use crate::model::Ram;
+use crate::rules::Ignored;
+use crate::xsave;
+
+/// How often the emulator is called for one instruction: it returns now and then from a
+/// repeated one.
+const CALLS: usize = 200_000;
+
+/// What the emulator ended with.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    /// Registers.
+    pub cpu: Cpu,
+    /// XSAVE area.
+    pub xsave: Option<Box<[u8; XSAVE_BYTES]>>,
+    /// Why the instruction did not retire.
+    pub stop: Option<Stop>,
+}
+
+/// Lets the emulator execute a case.
+pub fn emulate(case: &Case, ram: &mut Ram, devices: &mut Journal) -> Emulated {
+    let mut cpu = case.start;
+    let mut xsave = case.xsave.clone();
+    let fpu: &mut [u8] = match &mut xsave {
+        Some(area) => &mut area[..],
+        None => &mut [],
+    };
+    let mut guest = Guest {
+        cpu: &mut cpu,
+        fpu,
+        memory: ram,
+        devices,
+    };
+    let mut done = Ok(Done::Partial);
+    for _ in 0..CALLS {
+        done = execute(&mut guest, &case.insn);
+        if done != Ok(Done::Partial) {
+            break;
+        }
+    }
+    let stop = match done {
+        Ok(Done::Retired) => None,
+        Ok(Done::Partial) => Some(Stop::Retry),
+        Err(stop) => Some(stop),
+    };
+    Emulated { cpu, xsave, stop }
+}
+
+/// How the processor ended, in the emulator's terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Native {
+    /// The exception, CR2 left out where it has none.
+    pub exception: Option<Exception>,
+    /// RIP.
+    pub rip: u64,
+    /// Registers, as they were found.
+    pub end: End,
+}
+
+impl Native {
+    /// Reads the end of a case.
+    pub fn new(case: &Case, end: End) -> Self {
+        let start = &case.start;
+        let base = match start.long() {
+            true => 0,
+            false => start.segment(Seg::Cs).base,
+        };
+        let rip = end.rip.unwrap_or(match end.pad {
+            0 => start.rip.wrapping_add(case.insn.len.into()),
+            pad => layout::pad(pad).wrapping_sub(base),
+        });
+        let mut exception = end.trap.map(exception);
+        // A branch to where no code is has retired; the next fetch has faulted.
+        const FETCH: u32 = 1 << 4;
+        let fetch = end
+            .trap
+            .is_some_and(|trap| trap.vector == 14 && trap.error & FETCH != 0);
+        if fetch && rip != start.rip {
+            exception = None;
+        }
+        Self {
+            exception,
+            rip,
+            end,
+        }
+    }
+}
+
+fn exception(trap: Trap) -> Exception {
+    let page_fault = trap.vector == 14;
+    let mut error = trap.error;
+    // Linux does not tell users what is mapped above what they may have, and sets the
+    // flag for protection there. The last page below what is not canonical is such a one.
+    if page_fault && trap.cr2 >= TASK_SIZE {
+        error &= !1;
+    }
+    Exception {
+        vector: trap.vector,
+        error_code: has_code(trap.vector).then_some(error),
+        cr2: page_fault.then_some(Gva::new(trap.cr2)),
+    }
+}
+
+/// `TASK_SIZE_MAX` of Linux, with four levels of page tables.
+const TASK_SIZE: u64 = (1 << 47) - PAGE;
+
+const fn has_code(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21)
+}
+
+/// A difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// How the instruction ended.
+    Stop,
+    /// Where it ended.
+    Rip,
+    /// This general register.
+    Gpr(u8),
+    /// These flags.
+    Flags(u64),
+    /// This vector register, or what is above it.
+    Vector(String),
+    /// Memory, from this byte of the window on.
+    Memory(usize),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stop => f.write_str("end"),
+            Self::Rip => f.write_str("RIP"),
+            Self::Gpr(number) => f.write_str(GPRS[usize::from(number & 15)]),
+            Self::Flags(flags) => write!(f, "flags {flags:#x}"),
+            Self::Vector(name) => f.write_str(name),
+            Self::Memory(at) => write!(f, "memory at byte {at:#x} of the window"),
+        }
+    }
+}
+
+/// Names of the general registers.
+pub const GPRS: [&str; 16] = [
+    "RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI", "R8", "R9", "R10", "R11", "R12", "R13",
+    "R14", "R15",
+];
+
+/// Flags that are compared: those that instructions set, and some that they must not.
+const FLAGS: u64 = rflags::ARITHMETIC | rflags::DF | rflags::AC | rflags::IOPL;
+
+/// The registers that differ, but for what is ignored.
+pub fn registers(
+    case: &Case,
+    native: &Native,
+    emulated: &Emulated,
+    ignored: &Ignored,
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if !same_end(native, emulated, ignored) {
+        found.push(Difference::Stop);
+    }
+    let cpu = &emulated.cpu;
+    let width = match case.start.code {
+        CodeSize::Bits64 => u64::MAX,
+        _ => mask(4),
+    };
+    if (native.rip ^ cpu.rip) & width != 0 {
+        found.push(Difference::Rip);
+    }
+    let flags = flags(case, native, cpu) & !ignored.flags;
+    if flags != 0 {
+        found.push(Difference::Flags(flags));
+    }
+    let result = flags::undefined_result(&case.start, &case.insn);
+    for (n, (native, emulated)) in native.end.gprs.iter().zip(cpu.gprs).enumerate() {
+        let number = n as u8;
+        let meaningless = result && case.insn.dst == Operand::Gpr(number);
+        let ignored = meaningless || (ignored.gprs && number != RSP);
+        if (native ^ emulated) & width != 0 && !ignored {
+            found.push(Difference::Gpr(number));
+        }
+    }
+    found
+}
+
+/// The flags that differ and mean something.
+fn flags(case: &Case, native: &Native, cpu: &Cpu) -> u64 {
+    let compared = match native.exception {
+        // Nothing is undefined after an instruction that was not executed.
+        Some(_) => FLAGS | rflags::RF,
+        None => FLAGS & !flags::undefined(&case.start, &case.insn),
+    };
+    (native.end.rflags ^ cpu.rflags) & compared
+}
+
+fn same_end(native: &Native, emulated: &Emulated, ignored: &Ignored) -> bool {
+    let stop = match emulated.stop {
+        None => return native.exception.is_none(),
+        Some(Stop::Exception(exception)) => exception,
+        Some(Stop::Denied(denial)) => denied(&denial),
+        Some(_) => return false,
+    };
+    match native.exception {
+        Some(_) if ignored.exception => true,
+        exception => exception == Some(stop),
+    }
+}
+
+/// What a page that is denied looks like where the page tables deny it.
+const fn denied(denial: &Denial) -> Exception {
+    const PROTECTION_WRITE_USER: u32 = 7;
+    Exception::pf(denial.gva, PROTECTION_WRITE_USER)
+}
+
+/// The vector registers that differ.
+pub fn vectors(case: &Case, available: u64, native: &[u8], emulated: &Emulated) -> Vec<Difference> {
+    match (&case.xsave, &emulated.xsave) {
+        (Some(_), Some(area)) => xsave::compare(available, native, &area[..])
+            .into_iter()
+            .map(Difference::Vector)
+            .collect(),
+        _ => Vec::new(),
+    }
+}
