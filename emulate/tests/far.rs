@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::*;
+use crate::cpu::{rflags, Segment};
 use crate::insn::{CodeSize, Operand};
 use crate::machine::{at, descriptor, gate, Machine, CODE, DATA, FLAT, GDT, LONG, RIP, TSS};
 use crate::model::Event;
