@@ -93,12 +93,7 @@ fn attempt(
     let mut memory = GuestMemory::new(vm);
     let (fpu, emulator) = state.emulation();
     emulator.journal.begin(NO_INSTRUCTION);
-    let mut guest = guard::Guest {
-        cpu,
-        fpu,
-        memory: &mut memory,
-        devices: &mut emulator.journal,
-    };
+    let mut guest = guard::Guest::new(cpu, fpu, &mut memory, &mut emulator.journal);
     let delivered = event::deliver(&mut guest, &to_event(delivery));
     if let Some(error) = memory.failure() {
         return Err(error);

@@ -438,12 +438,7 @@ impl State {
     ) -> Result<Done, Stop> {
         let (fpu, emulator) = self.emulation();
         emulator.journal.begin(at);
-        let mut guest = guard::Guest {
-            cpu: &mut emulator.cpu,
-            fpu,
-            memory,
-            devices: &mut emulator.journal,
-        };
+        let mut guest = guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal);
         exec::execute(&mut guest, insn)
     }
 

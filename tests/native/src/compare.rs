@@ -44,12 +44,7 @@ pub fn emulate(case: &Case, ram: &mut Ram, devices: &mut Journal) -> Emulated {
         Some(area) => &mut area[..],
         None => &mut [],
     };
-    let mut guest = Guest {
-        cpu: &mut cpu,
-        fpu,
-        memory: ram,
-        devices,
-    };
+    let mut guest = Guest::new(&mut cpu, fpu, ram, devices);
     let mut done = Ok(Done::Partial);
     for _ in 0..CALLS {
         done = execute(&mut guest, &case.insn);

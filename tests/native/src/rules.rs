@@ -308,12 +308,7 @@ fn other_operand(
         };
         let mut cpu = emulated.cpu;
         let stop = execute(
-            &mut Guest {
-                cpu: &mut cpu,
-                fpu: &mut [],
-                memory: context.ram,
-                devices: context.devices,
-            },
+            &mut Guest::new(&mut cpu, &mut [], context.ram, context.devices),
             &insn,
         );
         match (stop, native.exception) {
