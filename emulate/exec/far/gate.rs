@@ -236,3 +236,7 @@ fn prepare_inner(
     guest.cpu.paging.user = user;
     span
 }
+
+#[cfg(test)]
+#[path = "../../tests/gate.rs"]
+mod tests;
