@@ -97,6 +97,19 @@ pub(super) const SETS: &[Set] = &[
         opcodes: &[(0x8f, 0x01), (0xff, 0x40), (0xff, 0x54), (0xc6, 0x01), (0xc7, 0x01)],
         ..ONE
     },
+    // Far branches.
+    Set {
+        weight: 1,
+        form: Form::Memory,
+        opcodes: &[(0xff, 0x28)],
+        ..ONE
+    },
+    Set {
+        weight: 1,
+        form: Form::Plain,
+        opcodes: &[(0x9a, 0), (0xea, 0), (0xca, 0), (0xcb, 0)],
+        ..ONE
+    },
     // Shifts and rotates.
     Set {
         weight: 8,
