@@ -46,6 +46,8 @@ impl Stack {
     }
 
     /// Where `slots` pushes of `size` bytes go; `None` if the stack has no room for them.
+    // Not inlined: it takes no part in the stack of its callers.
+    #[inline(never)]
     pub(crate) fn push(&self, cpu: &Cpu, slots: u16, size: u16) -> Option<Pushed> {
         let top = self.pointer & mask(self.width);
         let total = slots.wrapping_mul(size);

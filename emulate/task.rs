@@ -23,6 +23,7 @@ mod state;
 
 use ept::Gva;
 
+use crate::cpu::Cpu;
 use crate::descriptor::{error_code, is_null, system, Descriptor, Flag};
 use crate::guard::{Guest, Intent, Span};
 use crate::op::Op;
@@ -95,40 +96,55 @@ pub struct Switched {
 /// in memory, which do no harm. [`Stop::Refused`]: there are no task switches in IA-32e
 /// mode, or the page-directory-pointer table is not in memory.
 pub fn switch(guest: &mut Guest<'_>, switch: &Switch) -> Result<Switched, Stop> {
+    if guest.cpu.paging.long_mode() {
+        return Err(Stop::Refused(Op::Unknown));
+    }
     let old = *guest.cpu;
-    let result = change(guest, switch);
+    let result = change(guest, switch, &old);
     if result.is_err() {
         *guest.cpu = old;
     }
     result
 }
 
-// Apart from the copy of the registers: each has half of the stack.
+/// Reads the new task. `old` are the registers of the old one.
+// These functions are not inlined into each other: each has its part of the stack.
 #[inline(never)]
-fn change(guest: &mut Guest<'_>, switch: &Switch) -> Result<Switched, Stop> {
-    if guest.cpu.paging.long_mode() {
-        return Err(Stop::Refused(Op::Unknown));
-    }
+fn change(guest: &mut Guest<'_>, switch: &Switch, old: &Cpu) -> Result<Switched, Stop> {
     let target = target(guest, switch)?;
     let state = State::read(guest, &target)?;
-    let writes = Writes::prepare(guest, switch, &target)?;
-    let image = Image::new(guest.cpu, switch);
-    state.load_registers(guest, &target, switch.reason)?;
-    let mut loaded = Loaded::default();
-    let exception = match load::segments(guest, &state, switch.reason, &mut loaded) {
-        Ok(()) => None,
-        Err(Stop::Exception(exception)) => Some(exception),
-        Err(stop) => return Err(stop),
-    };
-    loaded.set_accessed(guest)?;
-    writes.commit(guest, &image, loaded)?;
+    let exception = enter(guest, switch, old, &target, &state)?;
     Ok(Switched {
         exception,
         trap: state.trap(),
     })
 }
 
+/// Prepares what is written, loads the registers of the new task, and writes.
+#[inline(never)]
+fn enter(
+    guest: &mut Guest<'_>,
+    switch: &Switch,
+    old: &Cpu,
+    target: &Descriptor,
+    state: &State,
+) -> Result<Option<Exception>, Stop> {
+    let mut writes = Writes::default();
+    writes.prepare(guest, switch, target)?;
+    state.load_registers(guest, target, switch.reason)?;
+    let mut loaded = Loaded::default();
+    let exception = match load::segments(guest, state, switch.reason, &mut loaded) {
+        Ok(()) => None,
+        Err(Stop::Exception(exception)) => Some(exception),
+        Err(stop) => return Err(stop),
+    };
+    loaded.set_accessed(guest)?;
+    writes.commit(guest, switch, old, &mut loaded)?;
+    Ok(exception)
+}
+
 /// Reads and checks the descriptor of the new TSS (SDM 3A table 7-1).
+#[inline(never)]
 fn target(guest: &mut Guest<'_>, switch: &Switch) -> Result<Descriptor, Stop> {
     let code = error_code(switch.selector, switch.reason.external());
     let back = switch.reason == Reason::Iret;
@@ -161,65 +177,69 @@ const fn is_wide(kind: u8) -> bool {
 }
 
 /// What a switch writes outside the new task's own segments.
+#[derive(Default)]
 struct Writes {
     /// The state of the old task.
-    old: Span,
+    old: Option<Span>,
     /// The old task is no longer busy.
     old_busy: Option<Flag>,
     /// The selector of the old task, in the new TSS.
-    link: Option<(Span, u16)>,
+    link: Option<Span>,
     /// The new task is busy.
     new_busy: Option<Flag>,
 }
 
 impl Writes {
-    fn prepare(guest: &mut Guest<'_>, switch: &Switch, new: &Descriptor) -> Result<Self, Stop> {
-        let external = switch.reason.external();
+    #[inline(never)]
+    fn prepare(
+        &mut self,
+        guest: &mut Guest<'_>,
+        switch: &Switch,
+        new: &Descriptor,
+    ) -> Result<(), Stop> {
         let tr = guest.cpu.tr;
-        let wrong = Exception::ts(error_code(tr.selector, external));
-        let wide = is_wide(tr.attributes as u8);
-        let (at, len, bytes) = state::saved(wide);
+        let wrong = Exception::ts(error_code(tr.selector, switch.reason.external()));
+        let (at, len, bytes) = state::saved(is_wide(tr.attributes as u8));
         if u64::from(tr.limit) < at.wrapping_add(len.into()).wrapping_sub(1) {
             return Err(wrong.into());
         }
         let at = guest.cpu.linear(Gva::new(tr.base), at);
-        let old = guest.prepare_bytes(at, len, Intent::Write, bytes, true)?;
-        let old_busy = match switch.reason.nests() {
-            true => None,
-            false => {
-                let descriptor = Descriptor::read(guest, tr.selector, wrong)?;
-                Some(descriptor.prepare_kind(guest, descriptor.kind() & !2)?)
-            }
-        };
-        let link = match switch.reason.nests() {
-            true => {
-                let at = Gva::new(new.base());
-                let span = guest.prepare_bytes(at, 2, Intent::Write, u64::MAX, true)?;
-                Some((span, tr.selector))
-            }
-            false => None,
-        };
-        let new_busy = match switch.reason {
-            Reason::Iret => None,
-            _ => Some(new.prepare_kind(guest, new.kind() | 2)?),
-        };
-        Ok(Self {
-            old,
-            old_busy,
-            link,
-            new_busy,
-        })
+        self.old = Some(guest.prepare_bytes(at, len, Intent::Write, bytes, true)?);
+        if switch.reason.nests() {
+            let at = Gva::new(new.base());
+            self.link = Some(guest.prepare_bytes(at, 2, Intent::Write, u64::MAX, true)?);
+        } else {
+            let descriptor = Descriptor::read(guest, tr.selector, wrong)?;
+            self.old_busy = Some(descriptor.prepare_kind(guest, descriptor.kind() & !2)?);
+        }
+        if switch.reason != Reason::Iret {
+            self.new_busy = Some(new.prepare_kind(guest, new.kind() | 2)?);
+        }
+        Ok(())
     }
 
-    fn commit(self, guest: &mut Guest<'_>, image: &Image, loaded: Loaded) -> Result<(), Stop> {
-        let (_, _, bytes) = state::saved(image.is_wide());
-        guest.commit_bytes(self.old, image.bytes(), bytes)?;
-        if let Some((span, selector)) = self.link {
-            guest.commit(span, &selector.to_le_bytes())?;
+    /// Writes all of it, and the error code of the new task.
+    #[inline(never)]
+    fn commit(
+        &mut self,
+        guest: &mut Guest<'_>,
+        switch: &Switch,
+        old: &Cpu,
+        loaded: &mut Loaded,
+    ) -> Result<(), Stop> {
+        if let Some(span) = self.old.take() {
+            let image = Image::new(old, switch);
+            let (_, _, bytes) = state::saved(image.is_wide());
+            guest.commit_bytes(span, image.bytes(), bytes)?;
+        }
+        if let Some(span) = self.link.take() {
+            guest.commit(span, &old.tr.selector.to_le_bytes())?;
         }
         loaded.push(guest)?;
-        for flag in [self.old_busy, self.new_busy].into_iter().flatten() {
-            flag.set(guest)?;
+        for flag in [&mut self.old_busy, &mut self.new_busy] {
+            if let Some(flag) = flag.take() {
+                flag.set(guest)?;
+            }
         }
         Ok(())
     }

@@ -13,6 +13,8 @@
 //! All that is pushed is one span, which is prepared before anything changes. The
 //! accessed flag of a descriptor is set first: a processor may leave it set when an
 //! instruction starts over.
+//!
+//! The steps are not inlined into each other, so that none has the stack of all.
 
 mod gate;
 mod ret;
@@ -31,6 +33,7 @@ use crate::stop::{Exception, Stop};
 const CR4_CET: u64 = 1 << 23;
 
 /// Executes one of them.
+#[inline(never)]
 pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     // The shadow stack would be written too.
     if guest.cpu.paging.cr4 & CR4_CET != 0 {
@@ -60,6 +63,7 @@ struct Far {
 }
 
 /// The operand: an offset and, behind it, a selector.
+#[inline(never)]
 fn pointer(guest: &mut Guest<'_>, insn: &Insn) -> Result<Far, Stop> {
     let size = insn.size;
     if !insn.has_mem() {
@@ -86,6 +90,7 @@ fn pointer(guest: &mut Guest<'_>, insn: &Insn) -> Result<Far, Stop> {
 }
 
 /// Real and virtual-8086 mode.
+#[inline(never)]
 fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, Stop> {
     let back = Far {
         selector: guest.cpu.segment(Seg::Cs).selector,
@@ -102,7 +107,7 @@ fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, 
     }
     if let Some(pushed) = pushed {
         let span = prepare(guest, insn, &pushed, insn.size.into())?;
-        let mut image = Image::new(insn.size);
+        let mut image = Return::new(insn.size);
         image.far(back);
         let width = guest.cpu.stack_size();
         guest.commit(span, image.bytes())?;
@@ -126,6 +131,7 @@ fn set_real_code_segment(cpu: &mut Cpu, selector: u16) {
 }
 
 /// Finds out what the selector of a CALL or JMP stands for.
+#[inline(never)]
 fn protected_mode(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, Stop> {
     if is_null(to.selector) {
         return Err(Exception::gp(0).into());
@@ -151,6 +157,7 @@ fn protected_mode(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Re
 }
 
 /// CALL or JMP to a code segment: the privilege level stays.
+#[inline(never)]
 fn code(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -170,7 +177,14 @@ fn code(
     if !target.is_present() {
         return Err(Exception::np(error).into());
     }
-    let stack = Stack::current(guest.cpu);
+    // What is entered decides, as it does on processors: 64-bit code pushes by RSP, and
+    // all other code in the stack segment, also where it is called from the other.
+    let mut stack = Stack::current(guest.cpu);
+    stack.width = match (enters_64_bit(guest.cpu, target), stack.segment.big()) {
+        (true, _) => 8,
+        (false, true) => 4,
+        (false, false) => 2,
+    };
     Transfer {
         target: *target,
         offset: to.offset,
@@ -187,9 +201,15 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
     cpu.paging.long_mode() && target.is_long() && target.is_big()
 }
 
+/// Whether code is of 64 bits.
+const fn enters_64_bit(cpu: &Cpu, target: &Descriptor) -> bool {
+    cpu.paging.long_mode() && target.is_long()
+}
+
 /// Checks an offset in a segment that is about to be CS.
+#[inline(never)]
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
-    let inside = match cpu.paging.long_mode() && target.is_long() {
+    let inside = match enters_64_bit(cpu, target) {
         true => cpu.paging.canonical(offset),
         false => offset <= target.limit().into(),
     };
@@ -213,6 +233,7 @@ struct Transfer {
 
 impl Transfer {
     /// Makes a transfer that stays at its level.
+    #[inline(never)]
     fn same_level(&self, guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
         let pushed = match self.call {
             true => {
@@ -233,7 +254,7 @@ impl Transfer {
         };
         set_flag(guest, accessed)?;
         if let (Some(pushed), Some(span)) = (pushed, span) {
-            let mut image = Image::new(self.size);
+            let mut image = Return::new(self.size);
             image.far(back);
             guest.commit(span, image.bytes())?;
             let width = self.stack.width;
@@ -245,6 +266,7 @@ impl Transfer {
 }
 
 /// Loads CS; the RPL of its selector is the privilege level.
+#[inline(never)]
 fn set_code_segment(cpu: &mut Cpu, target: &Descriptor, cpl: u8) {
     let segment = target.segment();
     cpu.set_code_segment(Segment {
@@ -268,19 +290,21 @@ fn set_flag(guest: &mut Guest<'_>, flag: Option<Flag>) -> Result<(), Stop> {
     flag.map_or(Ok(()), |flag| flag.set(guest))
 }
 
-/// What is pushed, from its lowest address on: the last push is first.
-struct Image {
-    /// CS:EIP, 31 parameters, SS:ESP.
-    bytes: [u8; 140],
+/// What is pushed, `N` bytes at most, from its lowest address on: the last push is first.
+struct Image<const N: usize> {
+    bytes: [u8; N],
     len: usize,
     size: u8,
 }
 
-impl Image {
+/// CS:RIP.
+type Return = Image<16>;
+
+impl<const N: usize> Image<N> {
     /// Of slots of 2, 4 or 8 bytes.
     const fn new(size: u8) -> Self {
         Self {
-            bytes: [0; 140],
+            bytes: [0; N],
             len: 0,
             size,
         }

@@ -14,6 +14,8 @@ use crate::stop::{Exception, Stop};
 const CR4_UMIP: u64 = 1 << 11;
 
 /// Executes one of them.
+// Not inlined: its stack is not that of all other instructions.
+#[inline(never)]
 pub(super) fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     match insn.op {
         Op::Sgdt => store_table(guest, insn, guest.cpu.gdtr)?,

@@ -37,6 +37,7 @@ impl Loaded {
     /// # Errors
     ///
     /// The [`Stop`] of a write that was found possible before: its memory has changed.
+    #[inline(never)]
     pub(super) fn set_accessed(&self, guest: &mut Guest<'_>) -> Result<(), Stop> {
         for selector in self.descriptors.iter().flatten() {
             // Read again: two registers may have the same descriptor.
@@ -56,8 +57,9 @@ impl Loaded {
     /// # Errors
     ///
     /// As for [`Guest::commit`].
-    pub(super) fn push(self, guest: &mut Guest<'_>) -> Result<(), Stop> {
-        let Some((span, code)) = self.error else {
+    #[inline(never)]
+    pub(super) fn push(&mut self, guest: &mut Guest<'_>) -> Result<(), Stop> {
+        let Some((span, code)) = self.error.take() else {
             return Ok(());
         };
         let bytes = code.to_le_bytes();
@@ -78,6 +80,7 @@ impl Loaded {
 ///
 /// [`Stop::Exception`]: the new task gets it, with those segments that were loaded by
 /// then. Other [`Stop`]s: there can be no switch.
+#[inline(never)]
 pub(super) fn segments(
     guest: &mut Guest<'_>,
     state: &State,

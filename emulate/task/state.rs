@@ -58,6 +58,7 @@ pub(super) struct Image {
 
 impl Image {
     /// The registers of the old task.
+    #[inline(never)]
     pub(super) fn new(cpu: &Cpu, switch: &Switch) -> Self {
         let wide = is_wide(cpu.tr.attributes as u8);
         let flags = match switch.reason {
@@ -96,6 +97,7 @@ pub(super) struct State {
 }
 
 impl State {
+    #[inline(never)]
     pub(super) fn read(guest: &mut Guest<'_>, target: &Descriptor) -> Result<Self, Stop> {
         let wide = is_wide(target.kind());
         let mut bytes = [0; SIZE];
@@ -147,6 +149,7 @@ impl State {
     ///
     /// #GP(0) where the page-directory-pointer table sets reserved bits, which the old
     /// task gets.
+    #[inline(never)]
     pub(super) fn load_registers(
         &self,
         guest: &mut Guest<'_>,

@@ -193,6 +193,8 @@ fn int_n_in_virtual_8086_mode() {
         };
         assert_eq!(frame_of(&mut machine, &int3), gate);
         if vme {
+            machine.cpu.tr.limit = 0x80;
+            assert_eq!(frame_of(&mut machine, &INT), want);
             machine.cpu.tr.limit = 0x7f;
             assert_eq!(frame_of(&mut machine, &INT), gp(0));
             machine.cpu.tr.limit = 0x66;
@@ -367,4 +369,22 @@ fn handlers_have_their_own_rights() {
             false => assert_eq!(got, Ok(())),
         }
     }
+}
+
+/// Descriptors are written with the rights of the system, also for a handler of level 3.
+#[test]
+fn descriptors_are_the_systems() {
+    let mut machine = Machine::ia32e(3, true);
+    long_gates(&mut machine, 0x1b, 14, 0);
+    machine.set(0x18, descriptor(0, 0xfffff, 0xfa, LONG));
+    let tables = 0x10_0000u64;
+    let ram = &mut machine.model.ram;
+    ram.write_u64(tables + 0x2000, tables + 0x3027);
+    for page in 0..512u64 {
+        let user = u64::from(page << 12 != GDT) << 2;
+        ram.write_u64(tables + 0x3000 + page * 8, page << 12 | 0x63 | user);
+    }
+    let frame = frame(&mut machine.guest(), &EXTERNAL).unwrap();
+    assert_eq!(frame.ranges().count(), 2);
+    assert_eq!(allowed(&mut machine.guest(), &frame), Ok(()));
 }

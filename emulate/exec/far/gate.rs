@@ -15,8 +15,7 @@
 
 use super::{check_offset, set_code_segment, set_flag, Far, Image, Transfer};
 use crate::cpu::gpr::RSP;
-use crate::cpu::{Cpu, Segment};
-use crate::descriptor::{error_code, is_null, rpl, system, Descriptor};
+use crate::descriptor::{error_code, is_null, rpl, system, Descriptor, Flag};
 use crate::exec::{next_rip, operand};
 use crate::guard::{Guest, Intent, Source, Span};
 use crate::insn::{Insn, Seg};
@@ -34,6 +33,7 @@ struct Gate {
 }
 
 /// CALL or JMP through a gate.
+#[inline(never)]
 pub(super) fn enter(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -64,6 +64,7 @@ pub(super) fn enter(
 }
 
 /// Checks the gate and reads what is in it.
+#[inline(never)]
 fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
     let error = error_code(gate.selector, false);
     let wrong = Exception::gp(error);
@@ -98,6 +99,7 @@ fn read(guest: &mut Guest<'_>, gate: &Descriptor) -> Result<Gate, Stop> {
 }
 
 /// Reads and checks the code segment of a gate.
+#[inline(never)]
 fn code_segment(guest: &mut Guest<'_>, gate: &Gate, call: bool) -> Result<Descriptor, Stop> {
     let selector = gate.code.selector;
     if is_null(selector) {
@@ -120,6 +122,7 @@ fn code_segment(guest: &mut Guest<'_>, gate: &Gate, call: bool) -> Result<Descri
 }
 
 /// CALL to a more privileged level, on its own stack.
+#[inline(never)]
 fn more_privilege(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -128,56 +131,81 @@ fn more_privilege(
 ) -> Result<u64, Stop> {
     let cpl = target.dpl();
     let (stack, descriptor) = stack::inner(guest, cpl, 0, false)?;
-    let stack = match gate.size {
-        8 => Stack { width: 8, ..stack },
-        _ => stack,
-    };
-    let size = u16::from(gate.size);
     let slots = gate.count.wrapping_add(4);
-    let pushed = stack.push(guest.cpu, slots, size).ok_or_else(|| {
-        let selector = stack.segment.selector;
-        Exception::ss(error_code(selector, false))
-    })?;
+    let pushed = stack.push(guest.cpu, slots, gate.size.into());
+    let selector = stack.segment.selector;
+    let pushed = pushed.ok_or(Exception::ss(error_code(selector, false)))?;
     check_offset(guest.cpu, target, gate.code.offset)?;
+    check_parameters(guest, gate)?;
+    let span = prepare_inner(guest, insn, &pushed, cpl)?;
+    let mut flags = [None, None];
+    prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
+    push_frame(guest, insn, gate, span, &mut flags)?;
+    let cpu = &mut *guest.cpu;
+    cpu.set_segment(Seg::Ss, stack.segment);
+    cpu.set_gpr_sized(RSP, stack.width, pushed.pointer);
+    set_code_segment(cpu, target, cpl);
+    cpu.set_cpl(cpl);
+    Ok(gate.code.offset)
+}
+
+/// Makes sure that the parameters can be read, before anything is read of a device.
+#[inline(never)]
+fn check_parameters(guest: &mut Guest<'_>, gate: &Gate) -> Result<(), Stop> {
     let old = Stack::current(guest.cpu);
     for n in 0..gate.count {
         let _ = prepare_slot(guest, &old, n, gate.size)?;
     }
-    let span = prepare_inner(guest, insn, &pushed, cpl)?;
-    let code_accessed = target.prepare_accessed(guest)?;
-    let stack_accessed = match &descriptor {
-        Some(descriptor) => descriptor.prepare_accessed(guest)?,
-        None => None,
-    };
-    let image = frame(guest, insn, gate, &old)?;
-    set_flag(guest, code_accessed)?;
-    set_flag(guest, stack_accessed)?;
-    guest.commit(span, image.bytes())?;
-    load_stack(guest.cpu, &stack, pushed.pointer);
-    set_code_segment(guest.cpu, target, cpl);
-    guest.cpu.set_cpl(cpl);
-    Ok(gate.code.offset)
+    Ok(())
 }
 
-/// What the new stack gets; the parameters are read from the old one.
-fn frame(guest: &mut Guest<'_>, insn: &Insn, gate: &Gate, old: &Stack) -> Result<Image, Stop> {
-    let mut image = Image::new(gate.size);
+/// Prepares the accessed flags of descriptors that are loaded together.
+#[inline(never)]
+pub(super) fn prepare_flags(
+    guest: &mut Guest<'_>,
+    descriptors: [Option<&Descriptor>; 2],
+    flags: &mut [Option<Flag>; 2],
+) -> Result<(), Stop> {
+    for (flag, descriptor) in flags.iter_mut().zip(descriptors) {
+        if let Some(descriptor) = descriptor {
+            *flag = descriptor.prepare_accessed(guest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the new stack gets; the parameters are read from the old one.
+#[inline(never)]
+fn push_frame(
+    guest: &mut Guest<'_>,
+    insn: &Insn,
+    gate: &Gate,
+    span: Span,
+    flags: &mut [Option<Flag>; 2],
+) -> Result<(), Stop> {
+    // CS:EIP, 31 parameters and SS:ESP.
+    let mut image = Image::<140>::new(gate.size);
     image.far(Far {
         selector: guest.cpu.segment(Seg::Cs).selector,
         offset: next_rip(guest, insn),
     });
+    let old = Stack::current(guest.cpu);
     for n in 0..gate.count {
-        let value = slot(guest, old, n, gate.size)?;
+        let value = slot(guest, &old, n, gate.size)?;
         image.slot(value);
     }
     image.far(Far {
         selector: old.segment.selector,
         offset: old.pointer,
     });
-    Ok(image)
+    for flag in flags {
+        set_flag(guest, flag.take())?;
+    }
+    guest.commit(span, image.bytes())
 }
 
 /// Looks up slot `n` of a stack, counted from the stack pointer.
+#[inline(never)]
 fn prepare_slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Result<Source, Stop> {
     let gva = stack.slot(guest.cpu, n, size).ok_or(Exception::ss(0))?;
     segment::aligned(guest.cpu, gva, size.into())?;
@@ -191,6 +219,7 @@ pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Re
 }
 
 /// Prepares the frame with the rights of the level that it is for.
+#[inline(never)]
 fn prepare_inner(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -208,8 +237,6 @@ fn prepare_inner(
     span
 }
 
-fn load_stack(cpu: &mut Cpu, stack: &Stack, pointer: u64) {
-    let segment: Segment = stack.segment;
-    cpu.set_segment(Seg::Ss, segment);
-    cpu.set_gpr_sized(RSP, stack.width, pointer);
-}
+#[cfg(test)]
+#[path = "../../tests/gate.rs"]
+mod tests;

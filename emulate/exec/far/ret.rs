@@ -11,7 +11,9 @@
 //! ```
 
 use super::{
-    check_offset, gate::slot, is_mixed, set_code_segment, set_flag, set_real_code_segment,
+    check_offset,
+    gate::{prepare_flags, slot},
+    is_mixed, set_code_segment, set_flag, set_real_code_segment,
 };
 use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu, Segment};
@@ -22,6 +24,7 @@ use crate::stack::{null_stack, Stack};
 use crate::stop::{Exception, Stop};
 
 /// Real and virtual-8086 mode.
+#[inline(never)]
 pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
     let stack = Stack::current(guest.cpu);
     let offset = slot(guest, &stack, 0, insn.size)?;
@@ -35,6 +38,7 @@ pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
 }
 
 /// Protected, compatibility and 64-bit mode.
+#[inline(never)]
 pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
     let stack = Stack::current(guest.cpu);
     let offset = slot(guest, &stack, 0, insn.size)?;
@@ -52,6 +56,7 @@ pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop>
 }
 
 /// Reads and checks the code segment that is returned to.
+#[inline(never)]
 fn code_segment(guest: &mut Guest<'_>, selector: u16) -> Result<Descriptor, Stop> {
     if is_null(selector) {
         return Err(Exception::gp(0).into());
@@ -75,6 +80,7 @@ fn code_segment(guest: &mut Guest<'_>, selector: u16) -> Result<Descriptor, Stop
 }
 
 /// RET to a less privileged level, on its own stack.
+#[inline(never)]
 fn less_privilege(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -92,13 +98,11 @@ fn less_privilege(
     let long = guest.cpu.paging.long_mode() && target.is_long();
     let descriptor = stack_segment(guest, selector, cpl, long)?;
     check_offset(guest.cpu, target, offset)?;
-    let code_accessed = target.prepare_accessed(guest)?;
-    let stack_accessed = match &descriptor {
-        Some(descriptor) => descriptor.prepare_accessed(guest)?,
-        None => None,
-    };
-    set_flag(guest, code_accessed)?;
-    set_flag(guest, stack_accessed)?;
+    let mut flags = [None, None];
+    prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
+    for flag in flags {
+        set_flag(guest, flag)?;
+    }
     let segment = descriptor.map_or(null_stack(cpl), |descriptor| descriptor.segment());
     let cpu = &mut *guest.cpu;
     cpu.set_segment(
@@ -118,6 +122,7 @@ fn less_privilege(
 
 /// Reads and checks the stack segment of a less privileged level. `None`: null, which
 /// 64-bit code may have, but not at level 3.
+#[inline(never)]
 fn stack_segment(
     guest: &mut Guest<'_>,
     selector: u16,
@@ -174,3 +179,7 @@ fn release(cpu: &mut Cpu, stack: &Stack, insn: &Insn) {
         .wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, stack.width, pointer);
 }
+
+#[cfg(test)]
+#[path = "../../tests/ret.rs"]
+mod tests;

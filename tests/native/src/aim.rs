@@ -142,7 +142,10 @@ impl Aim<'_> {
             _ => (),
         }
         self.stack(insn);
-        if matches!(insn.op, Op::Movs | Op::Cmps | Op::Stos | Op::Scas | Op::Lods) {
+        if matches!(
+            insn.op,
+            Op::Movs | Op::Cmps | Op::Stos | Op::Scas | Op::Lods
+        ) {
             let count = self.count();
             self.set(RCX, count, insn.addr_size);
         }
@@ -180,11 +183,7 @@ impl Aim<'_> {
             }
             _ => return,
         };
-        let mut offset = self.offset(Seg::Ss, slot * (pushes + pops), false);
-        if insn.op == Op::CallFar {
-            // See `far_target_is_safe`.
-            offset &= mask(4);
-        }
+        let offset = self.offset(Seg::Ss, slot * (pushes + pops), false);
         self.set(RSP, offset.wrapping_add(slot * pushes), size);
     }
 
@@ -377,8 +376,8 @@ impl Aim<'_> {
         allowed::check(self.cpu, insn) && target
     }
 
-    /// A far CALL between 64-bit and other code may push in the old mode or, as AMD's
-    /// processors do, in the new one: both must be the same.
+    /// A far CALL to 64-bit code pushes to where all of RSP points, the upper half of which
+    /// the kernel does not keep while the stack is one of 16 bits.
     fn far_target_is_safe(&self, insn: &Insn) -> bool {
         let selector = match (insn.op, insn.dst) {
             (Op::CallFar, Operand::Mem) => {
@@ -392,11 +391,7 @@ impl Aim<'_> {
             (Op::CallFar, _) => insn.imm2,
             _ => return true,
         };
-        let stack = self.cpu.segment(Seg::Ss);
-        let flat = stack.base == 0 && stack.limit == u32::MAX && stack.big();
-        let same = self.cpu.long() == (selector & !3 == USER_CS64 & !3);
-        let narrow = self.cpu.gpr(RSP) & mask(4) == self.cpu.gpr(RSP);
-        same || (flat && narrow)
+        self.cpu.stack_size() != 2 || selector & !3 != USER_CS64 & !3
     }
 
     fn target_is_safe(&self, insn: &Insn) -> bool {
@@ -439,7 +434,8 @@ impl Aim<'_> {
         let size = u64::from(insn.size);
         let offset = &offset.to_le_bytes()[..usize::from(insn.size)];
         self.windows.poke(at, offset);
-        self.windows.poke(at.wrapping_add(size), &selector.to_le_bytes());
+        self.windows
+            .poke(at.wrapping_add(size), &selector.to_le_bytes());
     }
 
     /// Gives branches a place to go to.

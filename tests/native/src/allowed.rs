@@ -172,7 +172,11 @@ fn place(linear: u64) -> bool {
     let window = |base: u64| linear.wrapping_sub(base - GUARD) < WINDOW as u64 + 2 * GUARD;
     let canonical = (linear as i64) << 16 >> 16 == linear as i64;
     let top = linear.wrapping_sub(TOP - PAGE) < PAGE;
-    linear < NOTHING || [LOW, MID, HIGH].into_iter().any(window) || in_code(linear) || !canonical || top
+    linear < NOTHING
+        || [LOW, MID, HIGH].into_iter().any(window)
+        || in_code(linear)
+        || !canonical
+        || top
 }
 
 /// Whether a near branch may go to an offset: to a landing pad, and to where no code is.

@@ -107,7 +107,11 @@ impl<'a> Encoder<'a> {
             }
         };
         let segment = rng.pick(&SEGMENTS);
-        add(rng, if self.mode == Mode::ALL[0] { 12 } else { 25 }, segment);
+        add(
+            rng,
+            if self.mode == Mode::ALL[0] { 12 } else { 25 },
+            segment,
+        );
         add(rng, if set.vex { 1 } else { set.size }, 0x66);
         add(rng, 15, 0x67);
         add(rng, set.lock, 0xf0);

@@ -58,7 +58,11 @@ pub fn pointer(rng: &mut Rng, cpu: &Cpu, size: u8) -> (u16, u64) {
     };
     let offset = linear.wrapping_sub(base) & mask(size.min(8));
     // Where it began, a single step would be taken for one that goes there.
-    let offset = if offset == cpu.rip { offset ^ 1 } else { offset };
+    let offset = if offset == cpu.rip {
+        offset ^ 1
+    } else {
+        offset
+    };
     (selector, offset)
 }
 

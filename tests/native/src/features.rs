@@ -42,7 +42,9 @@ impl Features {
     fn parse(cpuinfo: &str) -> Self {
         let line = |name: &str| {
             let found = cpuinfo.lines().find(|line| line.starts_with(name));
-            found.and_then(|line| line.split_once(':')).map_or("", |(_, rest)| rest)
+            found
+                .and_then(|line| line.split_once(':'))
+                .map_or("", |(_, rest)| rest)
         };
         let flags = line("flags");
         let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);

@@ -46,7 +46,11 @@ fn rotate(cpu: &Cpu, insn: &Insn) -> u64 {
 fn shift(cpu: &Cpu, insn: &Insn) -> u64 {
     let count = count(cpu, insn, insn.src);
     let bits = u64::from(insn.size) * 8;
-    let carry = if insn.op != Op::Sar && count >= bits { CF } else { 0 };
+    let carry = if insn.op != Op::Sar && count >= bits {
+        CF
+    } else {
+        0
+    };
     match count {
         0 => 0,
         1 => AF | carry,
@@ -67,9 +71,7 @@ fn double_shift(cpu: &Cpu, insn: &Insn) -> u64 {
 /// The destination means nothing after the instruction.
 pub fn undefined_result(cpu: &Cpu, insn: &Insn) -> bool {
     match insn.op {
-        Op::Shld | Op::Shrd => {
-            count(cpu, insn, insn.third) > u64::from(insn.size) * 8
-        }
+        Op::Shld | Op::Shrd => count(cpu, insn, insn.third) > u64::from(insn.size) * 8,
         _ => false,
     }
 }

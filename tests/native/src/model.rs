@@ -72,7 +72,10 @@ impl Ram {
 
     fn place(&mut self, gpa: Gpa, len: usize) -> Option<&mut [u8]> {
         let offset = usize::from(gpa.page_offset());
-        assert!(offset + len <= PAGE as usize, "crosses a page: {gpa:?}, {len}");
+        assert!(
+            offset + len <= PAGE as usize,
+            "crosses a page: {gpa:?}, {len}"
+        );
         let frame = gpa.gfn().get();
         if frame < PAGES as u64 {
             self.touched |= 1 << frame;
@@ -92,7 +95,10 @@ impl Ram {
                     _ => Mask::NONE,
                 };
                 let touched = Mask::touched(at.page_offset(), 1);
-                assert!(!written || map.allows(touched), "writes a denied byte at {at:?}");
+                assert!(
+                    !written || map.allows(touched),
+                    "writes a denied byte at {at:?}"
+                );
                 done += 1;
             }
         }

@@ -164,7 +164,11 @@ impl Shared {
                     self.outcome.skipped.insert(bits, reason);
                     return;
                 }
-                self.outcome.stats.entry(bits).or_default().add(&report.stats);
+                self.outcome
+                    .stats
+                    .entry(bits)
+                    .or_default()
+                    .add(&report.stats);
                 self.outcome.failures.extend(report.failures);
             }
         }
@@ -347,7 +351,11 @@ pub fn summary(
         )?;
         if options.coverage {
             for (op, count) in &stats.ops {
-                writeln!(out, "    {:9} cases, {:9} faults: {op}", count.cases, count.faults)?;
+                writeln!(
+                    out,
+                    "    {:9} cases, {:9} faults: {op}",
+                    count.cases, count.faults
+                )?;
             }
         }
         for (rule, count) in &stats.rules {

@@ -22,14 +22,26 @@ pub fn failure(failure: &Failure, mode: Mode, seed: u64) -> String {
 fn write(out: &mut String, failure: &Failure, mode: Mode, seed: u64) -> fmt::Result {
     let Failure { batch, number, .. } = failure;
     let case = &failure.case;
-    let differences: Vec<String> = failure.differences.iter().map(ToString::to_string).collect();
+    let differences: Vec<String> = failure
+        .differences
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let op = case.insn.op.name();
-    writeln!(out, "{op}, {mode}-bit code: {} differ", differences.join(", "))?;
+    writeln!(
+        out,
+        "{op}, {mode}-bit code: {} differ",
+        differences.join(", ")
+    )?;
     writeln!(
         out,
         "repeat: native-diff --seed {seed} --mode {mode} --batch {batch} --case {number}"
     )?;
-    let bytes: Vec<String> = case.code().iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes: Vec<String> = case
+        .code()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     writeln!(out, "bytes: {}", bytes.join(" "))?;
     writeln!(out, "decoded: {:?}", case.insn)?;
     writeln!(out, "memory: {:?}", failure.setup.plan)?;
@@ -56,7 +68,11 @@ fn write(out: &mut String, failure: &Failure, mode: Mode, seed: u64) -> fmt::Res
 
 /// Bytes as one number.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .rev()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn segments(out: &mut String, cpu: &Cpu) -> fmt::Result {
@@ -90,20 +106,23 @@ fn registers(out: &mut String, failure: &Failure) -> fmt::Result {
     let emulated = &failure.emulated.cpu;
     let rows = [
         ("RIP", start.rip, native.rip, emulated.rip),
-        (
-            "RFLAGS",
-            start.rflags,
-            native.end.rflags,
-            emulated.rflags,
-        ),
+        ("RFLAGS", start.rflags, native.end.rflags, emulated.rflags),
     ];
-    let gprs = GPRS.iter().enumerate().map(|(n, name)| {
-        (*name, start.gprs[n], native.end.gprs[n], emulated.gprs[n])
-    });
-    writeln!(out, "{:8}{:18} {:18} {:18}", "", "start", "native", "emulated")?;
+    let gprs = GPRS
+        .iter()
+        .enumerate()
+        .map(|(n, name)| (*name, start.gprs[n], native.end.gprs[n], emulated.gprs[n]));
+    writeln!(
+        out,
+        "{:8}{:18} {:18} {:18}",
+        "", "start", "native", "emulated"
+    )?;
     for (name, start, native, emulated) in rows.into_iter().chain(gprs) {
         let mark = if native == emulated { "" } else { " <--" };
-        writeln!(out, "{name:8}{start:#018x} {native:#018x} {emulated:#018x}{mark}")?;
+        writeln!(
+            out,
+            "{name:8}{start:#018x} {native:#018x} {emulated:#018x}{mark}"
+        )?;
     }
     Ok(())
 }

@@ -133,10 +133,9 @@ impl Rule {
             | Self::FarOrder
             | Self::FaultBeforeDenial => ignored.exception = true,
             Self::PartOfRegisters => ignored.gprs = true,
-            Self::PartOfFrame
-            | Self::PushedSelector
-            | Self::UndefinedResult
-            | Self::Aliases => ignored.memory = true,
+            Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
+                ignored.memory = true
+            }
             Self::FarRelease => ignored.upper_sp = true,
             Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd | Self::FarPointer => {
                 ignored.all = true;
@@ -205,9 +204,7 @@ impl Rule {
                 refused && pushes_frame(insn) && wraps(cpu)
             }
             Self::PushedSelector => context.amd && retired && pushes_selector(insn),
-            Self::UndefinedResult => {
-                insn.dst == Operand::Mem && flags::undefined_result(cpu, insn)
-            }
+            Self::UndefinedResult => insn.dst == Operand::Mem && flags::undefined_result(cpu, insn),
             Self::MisalignedStack => {
                 let stops = (native.exception, emulated.stop);
                 (insn.aligned || insn.op == Op::Cmpxchg16b)
@@ -327,7 +324,9 @@ fn far_stack_fault(case: &Case, exception: Exception) -> bool {
         _ => return false,
     };
     let lowest = linear(cpu, Seg::Ss, lowest);
-    exception.cr2.is_some_and(|cr2| cr2.get().wrapping_sub(lowest) < frame)
+    exception
+        .cr2
+        .is_some_and(|cr2| cr2.get().wrapping_sub(lowest) < frame)
 }
 
 /// A page fault at SS:RSP of an outer level, which lie behind what RET releases.
@@ -335,9 +334,13 @@ fn outer_stack_fault(case: &Case, exception: Exception) -> bool {
     let (cpu, insn) = (&case.start, &case.insn);
     let frame = 2 * u64::from(insn.size);
     let sp = cpu.gpr_sized(RSP, cpu.stack_size());
-    let sp = sp.wrapping_add(frame).wrapping_add(insn.imm as u64 & 0xffff);
+    let sp = sp
+        .wrapping_add(frame)
+        .wrapping_add(insn.imm as u64 & 0xffff);
     let outer = linear(cpu, Seg::Ss, sp & mask(cpu.stack_size()));
-    exception.cr2.is_some_and(|cr2| cr2.get().wrapping_sub(outer) < frame)
+    exception
+        .cr2
+        .is_some_and(|cr2| cr2.get().wrapping_sub(outer) < frame)
 }
 
 /// What it reads and what it writes overlap, seen from the window, and do not, seen from
@@ -412,7 +415,11 @@ fn write_fault(case: &Case, native: &Native) -> Option<u64> {
     let write = exception.error_code? & WRITE != 0;
     let cr2 = exception.cr2?.get();
     let insn = &case.insn;
-    let operand = linear(&case.start, insn.mem.seg, allowed::operand(&case.start, insn));
+    let operand = linear(
+        &case.start,
+        insn.mem.seg,
+        allowed::operand(&case.start, insn),
+    );
     let inside = cr2.wrapping_sub(operand) < u64::from(insn.mem_size);
     (write && inside).then_some(cr2)
 }
@@ -422,7 +429,9 @@ fn masked_fault(case: &Case, native: &Native, emulated: &Emulated) -> bool {
     let Some(stop) = emulated.exception() else {
         return false;
     };
-    let same = native.exception.is_some_and(|e| e.error_code == stop.error_code);
+    let same = native
+        .exception
+        .is_some_and(|e| e.error_code == stop.error_code);
     match (write_fault(case, native), stop.cr2) {
         (Some(native), Some(emulated)) => same && native >> 12 == emulated.get() >> 12,
         _ => false,
@@ -440,9 +449,12 @@ fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
         Some(Stop::Exception(exception)) => Some(exception),
         _ => None,
     };
-    match (fault(native.exception, PROTECTED), fault(emulated, NOT_PRESENT)) {
-        // In the same access, the second page of which begins at the emulator's fault.
-        (Some(first), Some(second)) => second & 0xfff == 0 && second.wrapping_sub(first) < 4096,
+    match (
+        fault(native.exception, PROTECTED),
+        fault(emulated, NOT_PRESENT),
+    ) {
+        // In the same access, in the second page of which the emulator's fault is.
+        (Some(first), Some(second)) => (second & !0xfff).wrapping_sub(first) < 4096,
         _ => false,
     }
 }

@@ -143,7 +143,8 @@ impl Builder<'_> {
     fn window(&mut self, top: u64, base: u64) {
         for (n, rights) in RIGHTS.into_iter().enumerate() {
             let denied = rights == Rights::Read && self.plan.denied;
-            self.ram.set_map(n, if denied { Mask::NONE } else { Mask::ALL });
+            self.ram
+                .set_map(n, if denied { Mask::NONE } else { Mask::ALL });
             let flags = match rights {
                 Rights::None => continue,
                 Rights::Read if !denied => USER | NO_EXECUTE,

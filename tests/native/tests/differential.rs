@@ -54,7 +54,11 @@ fn the_emulator_does_what_the_processor_does() {
             ..Options::default()
         };
         let outcome = parent::run(program, &options, &|line| say(line)).unwrap();
-        assert!(outcome.failures.is_empty(), "{}", outcome.failures.join("\n"));
+        assert!(
+            outcome.failures.is_empty(),
+            "{}",
+            outcome.failures.join("\n")
+        );
         if let Some(reason) = outcome.skipped.get(&mode.bits()) {
             say(&format!("SKIPPED: {mode}-bit code, NOT TESTED: {reason}"));
             continue;
@@ -65,7 +69,11 @@ fn the_emulator_does_what_the_processor_does() {
             let count = stats.ops.get(op.name()).copied().unwrap_or_default();
             let retired = count.cases - count.faults;
             assert!(count.cases >= 20, "{}, {mode}: {count:?}", op.name());
-            assert!(retired >= 5 && count.faults >= 1, "{}, {mode}: {count:?}", op.name());
+            assert!(
+                retired >= 5 && count.faults >= 1,
+                "{}, {mode}: {count:?}",
+                op.name()
+            );
         }
     }
     if !missing.is_empty() {

@@ -183,8 +183,7 @@ pub(super) fn install() -> Result<(), String> {
         let len = size_of_val(&entry);
         // SAFETY: the kernel reads a structure of 16 bytes, and the process has no LDT
         // that anybody uses.
-        let done =
-            unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE_LDT, entry.as_ptr(), len) };
+        let done = unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE_LDT, entry.as_ptr(), len) };
         // The result is an int in an unsigned register.
         if done as i32 != 0 {
             let error = Error::from_raw_os_error(-(done as i32));

@@ -67,6 +67,7 @@ pub(super) const TOTAL: u64 = {
     sum
 };
 
+#[rustfmt::skip]
 pub(super) const SETS: &[Set] = &[
     // ADD to XOR, XCHG, immediate group, INC, DEC, NOT, NEG: with LOCK.
     Set {
