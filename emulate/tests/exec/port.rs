@@ -4,6 +4,7 @@ use super::*;
 use crate::cpu::rflags::{DF, TF};
 use crate::machine::TSS;
 use crate::stop::PortRead;
+use crate::GuestPhys;
 
 const PORT: u16 = 0x3f8;
 const DST: u64 = 0x4000;
@@ -266,6 +267,28 @@ fn what_a_tss_may_lack() {
     let mut machine = with_map(3, 0xff, 0xff);
     machine.cpu.gprs[7] = 0x4_0000_0000;
     assert_eq!(run(&mut machine, &[0x6c]), Err(gp()));
+}
+
+/// Neither the map nor its base is the program's to read.
+#[test]
+fn the_processor_reads_the_tss() {
+    let mut machine = Machine::ia32e(3, true);
+    let other = with_map(3, 0, 0);
+    machine.model.ram = {
+        let mut ram = machine.model.ram;
+        let mut page = [0; 4096];
+        assert!({ other.model.ram }.read(ept::Gpa::new(TSS), &mut page));
+        ram.write(TSS, &page);
+        ram
+    };
+    machine.cpu.tr = other.cpu.tr;
+    machine.cpu.gprs = other.cpu.gprs;
+    small_pages(&mut machine, |page| {
+        page << 12 | if page == TSS >> 12 { 0x63 } else { 0x67 }
+    });
+    assert_eq!(run(&mut machine, &[0x6c]), Err(Stop::PortRead(read(1, 1))));
+    machine.cpu.gprs[7] = TSS;
+    assert_eq!(run(&mut machine, &[0x6c]), Err(page_fault(TSS, 7)));
 }
 
 #[test]
