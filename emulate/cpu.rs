@@ -101,6 +101,11 @@ impl Segment {
         !self.is_code() && self.attributes & 1 << 2 != 0
     }
 
+    /// L: in IA-32e mode, 64-bit code.
+    pub const fn long(&self) -> bool {
+        self.attributes & 1 << 13 != 0
+    }
+
     /// D/B: 32-bit code, stack pointer and upper bound.
     pub const fn big(&self) -> bool {
         self.attributes & 1 << 14 != 0

@@ -23,7 +23,9 @@ use crate::stop::Exception;
 
 const CR0_AM: u64 = 1 << 18;
 
-/// The linear address of `len` bytes at an offset in a segment.
+/// The linear address of `len` bytes at an offset in a segment. Outside 64-bit mode an
+/// offset beyond 4 GBytes is one that lies so far behind the address of an operand: it
+/// exceeds the limit like any other.
 ///
 /// # Errors
 ///
@@ -40,7 +42,6 @@ pub fn linear(cpu: &Cpu, seg: Seg, offset: u64, len: u16, write: bool) -> Result
         let last = first.wrapping_add(u64::from(len).saturating_sub(1));
         (canonical(cpu, first) && canonical(cpu, last)).then_some(first)
     } else {
-        let offset = offset & mask(4);
         let typed = !cpu.protected() || allows(segment, write);
         let inside = within(segment, offset, len);
         (!segment.unusable && typed && inside)

@@ -164,7 +164,14 @@ fn code(
     if !target.is_present() {
         return Err(Exception::np(error).into());
     }
-    let stack = Stack::current(guest.cpu);
+    // What is entered decides, as it does on processors: 64-bit code pushes by RSP, and
+    // all other code in the stack segment, also where it is called from the other.
+    let mut stack = Stack::current(guest.cpu);
+    stack.width = match (enters_64_bit(guest.cpu, target), stack.segment.big()) {
+        (true, _) => 8,
+        (false, true) => 4,
+        (false, false) => 2,
+    };
     Transfer {
         target: *target,
         offset: to.offset,
@@ -181,10 +188,15 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
     cpu.paging.long_mode() && target.is_long() && target.is_big()
 }
 
+/// Whether code is of 64 bits.
+const fn enters_64_bit(cpu: &Cpu, target: &Descriptor) -> bool {
+    cpu.paging.long_mode() && target.is_long()
+}
+
 /// Checks an offset in a segment that is about to be CS.
 #[inline(never)]
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
-    let inside = match cpu.paging.long_mode() && target.is_long() {
+    let inside = match enters_64_bit(cpu, target) {
         true => cpu.paging.canonical(offset),
         false => offset <= target.limit().into(),
     };

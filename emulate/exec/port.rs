@@ -5,14 +5,15 @@
 //! A port is read when all else is settled: the guest may do it, and the place for the
 //! data may be written. Data that was read stays with the devices until it is there.
 
-use ept::Gva;
+use ept::{Gva, PAGE_SIZE};
 
 use super::{bulk, operand, string};
 use crate::cpu::gpr::{RDI, RDX, RSI};
-use crate::cpu::{rflags, Cpu};
-use crate::guard::Guest;
-use crate::insn::Insn;
+use crate::cpu::{mask, rflags, Cpu};
+use crate::guard::{Guest, Intent};
+use crate::insn::{Insn, Seg};
 use crate::journal::PORT_BYTES;
+use crate::segment;
 use crate::stop::{Exception, PortRead, Stop};
 
 /// Offset of the I/O map base in a TSS of 32 or 64 bits (SDM 3A 8.2.1 and 8.7).
@@ -32,11 +33,34 @@ pub(super) fn ins(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<u16,
         None => (string::destination(guest, insn)?, 1),
     };
     if ready == 0 {
+        let count = match guest.cpu.rflags & rflags::DF {
+            0 => count,
+            _ => downwards(guest, insn, wanted),
+        };
         return Err(Stop::PortRead(PortRead { port, size, count }));
     }
     guest.commit_ports(span)?;
     string::advance(guest.cpu, insn, RDI, count);
     Ok(count)
+}
+
+/// How many elements from RDI downwards, `count` at most, have their place in one page, as
+/// KVM counts them, and may all be written. They are written one by one.
+fn downwards(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> u16 {
+    let size = u16::from(insn.size);
+    let last = guest.cpu.gpr_sized(RDI, insn.addr_size);
+    let in_page = (last % PAGE_SIZE) as u16;
+    let room = in_page.min(PORT_BYTES as u16).checked_div(size);
+    let count = count.min(room.unwrap_or(1)).max(1);
+    let bytes = count.wrapping_mul(size);
+    let first = last.wrapping_sub(bytes.wrapping_sub(size).into()) & mask(insn.addr_size);
+    let span = segment::linear(guest.cpu, Seg::Es, first, bytes, true)
+        .map_err(Stop::from)
+        .and_then(|gva| guest.prepare_write(gva, bytes, Intent::Write));
+    match span {
+        Ok(span) if !span.device() => count,
+        _ => 1,
+    }
 }
 
 /// One element of OUTS.

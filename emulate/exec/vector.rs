@@ -13,8 +13,8 @@
 use ept::Gva;
 
 use super::{operand, retire, Done};
-use crate::cpu::{mask, rflags, Cpu};
-use crate::guard::{Guest, Intent};
+use crate::cpu::{rflags, Cpu};
+use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Operand};
 use crate::op::Op;
 use crate::segment;
@@ -74,14 +74,16 @@ fn register(insn: &Insn, operand: Operand) -> Result<u8, Stop> {
 }
 
 /// The linear address of the memory operand.
+///
+/// Whether vectors that need not be aligned are checked with #AC is the processor's
+/// choice, for addresses that are not multiples of 8 (SDM 2B, MOVUPS): here they are.
 fn linear(cpu: &Cpu, insn: &Insn, write: bool) -> Result<Gva, Stop> {
     let size = insn.mem_size;
-    // Vectors that need not be aligned are not checked with #AC either.
-    let align = if size > 8 { 1 } else { size };
-    let gva = operand::linear(cpu, insn, size, align, write)?;
+    let gva = operand::linear(cpu, insn, size, 1, write)?;
     if insn.aligned && gva.get() & u64::from(size).wrapping_sub(1) != 0 {
         return Err(Exception::gp(0).into());
     }
+    segment::aligned(cpu, gva, size.min(8))?;
     Ok(gva)
 }
 
@@ -152,7 +154,7 @@ fn store_bytes(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     if bytes == 0 {
         return Ok(());
     }
-    guest.commit_bytes(span, data, bytes)
+    commit(guest, insn, span, data, bytes)
 }
 
 /// VMASKMOVPS and the like: the sign bits of the second operand's elements choose
@@ -173,12 +175,41 @@ fn store_elements(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
     let data = value
         .get(first as usize..past as usize)
         .ok_or(Stop::Refused(insn.op))?;
-    let offset = operand::effective_address(guest.cpu, insn).wrapping_add(first.into())
-        & mask(insn.addr_size);
+    // Inside the operand, addresses do not wrap.
+    let offset = operand::effective_address(guest.cpu, insn).wrapping_add(first.into());
     let gva = segment::linear(guest.cpu, insn.mem.seg, offset, len, true)?;
     let bytes = bytes.wrapping_shr(first);
-    let span = guest.prepare_bytes(gva, len, Intent::Write, bytes, false)?;
-    guest.commit_bytes(span, data, bytes)
+    let span = guest.prepare_bytes(gva, len, Intent::Write, bytes, false);
+    let span = span.map_err(|stop| at_written(stop, gva, bytes))?;
+    commit(guest, insn, span, data, bytes)
+}
+
+/// Writes chosen bytes. A device cannot get words with holes.
+fn commit(
+    guest: &mut Guest<'_>,
+    insn: &Insn,
+    span: Span,
+    data: &[u8],
+    bytes: u64,
+) -> Result<(), Stop> {
+    let result = guest.commit_bytes(span, data, bytes);
+    result.map_err(|stop| match stop {
+        Stop::Refused(_) => Stop::Refused(insn.op),
+        stop => stop,
+    })
+}
+
+/// A page fault in the second page of a store names the first byte there that is written.
+fn at_written(stop: Stop, gva: Gva, bytes: u64) -> Stop {
+    let Stop::Exception(exception) = stop else {
+        return stop;
+    };
+    let cr2 = exception.cr2.map(|at| {
+        let ahead = at.get().wrapping_sub(gva.get());
+        let skipped = bytes.wrapping_shr(ahead as u32).trailing_zeros();
+        Gva::new(at.get().wrapping_add(u64::from(skipped)))
+    });
+    Stop::Exception(Exception { cr2, ..exception })
 }
 
 /// The bytes of the elements whose sign bit is set, of the first `len` bytes. The size of

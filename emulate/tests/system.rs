@@ -123,7 +123,7 @@ fn user_mode_may_be_prevented() {
     let all = [Op::Sgdt, Op::Sidt, Op::Sldt, Op::Str, Op::Smsw];
     for (cpl, umip) in [(0, true), (1, true), (3, true), (3, false)] {
         let mut machine = Machine::protected(cpl);
-        machine.cpu.paging.cr4 |= if umip { CR4_UMIP } else { 0 };
+        machine.cpu.paging.cr4 |= u64::from(umip) << 11;
         // #GP comes before the page and its map.
         machine.model.protect(0x2000, 0);
         for op in all {

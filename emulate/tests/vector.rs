@@ -11,7 +11,7 @@ use crate::stop::DeviceRead;
 /// 32-bit code with SSE and AVX switched on, and a value in each register.
 fn machine() -> Machine {
     let mut machine = Machine::protected(0);
-    machine.cpu.paging.cr4 |= CR4_OSFXSR | CR4_OSXSAVE;
+    machine.cpu.paging.cr4 |= 1 << 9 | 1 << 18;
     machine.cpu.xcr0 = 0xe7;
     machine.fpu[512] = 0x46;
     for number in 0..16 {
@@ -261,19 +261,26 @@ fn the_segment_comes_before_alignment() {
     assert_eq!(machine.run(&insn), Ok(Done::Retired));
 }
 
-/// #AC is for scalars.
+/// 8 bytes are enough for vectors; masked stores need not be aligned at all.
 #[test]
 fn user_code_may_want_alignment() {
-    for mut insn in forms() {
-        let mut machine = machine();
-        machine.cpu.cpl = 3;
-        machine.cpu.paging.cr0 |= 1 << 18;
-        machine.cpu.rflags |= rflags::AC;
-        insn.mem = at(0x2004);
-        let got = machine.run(&insn);
-        match insn.mem_size {
-            8 => assert_eq!(got, Err(Exception::AC.into())),
-            _ => assert_eq!(got, Ok(Done::Retired)),
+    for insn in forms().into_iter().chain(masked()) {
+        for offset in 0..16 {
+            let mut machine = machine();
+            machine.cpu.cpl = 3;
+            machine.cpu.paging.cr0 |= 1 << 18;
+            machine.cpu.rflags |= rflags::AC;
+            let mut insn = insn;
+            insn.mem = at(0x2000 + offset);
+            let align = match insn.op {
+                Op::Maskmovdqu | Op::VmaskmovStore => 1,
+                _ => u64::from(insn.mem_size.min(8)),
+            };
+            let got = machine.run(&insn);
+            match offset % align {
+                0 => assert_eq!(got, Ok(Done::Retired)),
+                _ => assert_eq!(got, Err(Exception::AC.into())),
+            }
         }
     }
 }
@@ -462,6 +469,54 @@ fn lanes_that_are_off_do_not_fault() {
     }
 }
 
+/// A page fault names the first byte that is written in its page.
+#[test]
+fn page_faults_are_where_something_is_written() {
+    for (mask, address, want) in [
+        (0xff, 0x1f_fff0, 0x20_0000),
+        (0xf0, 0x1f_fff0, 0x20_0000),
+        (0xe1, 0x1f_fff0, 0x20_0004),
+        (0x81, 0x1f_fff0, 0x20_000c),
+        (0x09, 0x1f_fff6, 0x20_0002),
+        (0x05, 0x1f_fff6, 0x20_0000),
+        (0x0a, 0x20_0100, 0x20_0104),
+    ] {
+        let mut machine = Machine::ia32e(3, true);
+        machine.cpu.paging.cr4 |= 1 << 18;
+        machine.cpu.xcr0 = 7;
+        machine.fpu[512] = 6;
+        machine.cpu.gprs[7] = address;
+        let mut insn = vmaskmov(4, 32);
+        insn.addr_size = 8;
+        enable(&mut machine, &insn, mask);
+        let fault = Exception::pf(Gva::new(want), 6);
+        assert_eq!(machine.run(&insn), Err(fault.into()), "{mask:x}");
+    }
+}
+
+/// A lane behind the highest address does not go on at address 0.
+#[test]
+fn lanes_do_not_wrap() {
+    let insn = vmaskmov(4, 16);
+    for (addr_size, base) in [(2, 0xfff4u64), (4, 0xffff_fff4)] {
+        for mask in [4, 8] {
+            let mut machine = machine();
+            let mut ds = *machine.cpu.segment(Seg::Ds);
+            ds.limit = 0xffff;
+            machine.cpu.set_segment(Seg::Ds, ds);
+            machine.cpu.gprs[7] = base;
+            enable(&mut machine, &insn, mask);
+            let inside = addr_size == 2 && mask == 4;
+            let want = match inside {
+                true => Ok(Done::Retired),
+                false => Err(Exception::gp(0).into()),
+            };
+            let insn = Insn { addr_size, ..insn };
+            assert_eq!(machine.run(&insn), want, "{addr_size} {mask}");
+        }
+    }
+}
+
 /// With all lanes off VMASKMOV does not even look; MASKMOVDQU does.
 #[test]
 fn nothing_is_accessed_with_all_lanes_off() {
@@ -508,4 +563,31 @@ fn devices_get_and_give_words() {
     let mut want = [1; 16];
     want[8..].fill(2);
     assert_eq!(get(&machine, 2)[..16], want);
+}
+
+/// Lanes next to each other are a word to a device; with a hole between them they are
+/// not.
+#[test]
+fn devices_get_no_holes() {
+    for insn in masked() {
+        for (mask, bytes) in [(6, 2), (5, 0), (0, 0)] {
+            let mut machine = machine();
+            machine.cpu.gprs[7] = 0x2_0000;
+            if insn.op == Op::VmaskmovStore && insn.vector_len == insn.size * 2 && mask > 3 {
+                continue;
+            }
+            enable(&mut machine, &insn, mask);
+            let refused = mask != 0 && (bytes == 0 || insn.op == Op::Maskmovdqu);
+            let got = machine.run(&insn);
+            match refused {
+                true => assert_eq!(got, Err(Stop::Refused(insn.op))),
+                false => assert_eq!(got, Ok(Done::Retired)),
+            }
+            assert_eq!(machine.journal.has_posted(), mask != 0 && !refused);
+            if mask == 6 && !refused {
+                let word = machine.journal.next_write().unwrap();
+                assert_eq!(word.gpa, 0x2_0000 + u64::from(insn.size));
+            }
+        }
+    }
 }

@@ -105,15 +105,13 @@ impl SegmentFields {
 
 impl SegmentFields {
     /// Reads the segment register for the emulator.
-    pub(crate) fn for_emulator(&self, vmcs: &Current<'_>) -> emulate::cpu::Segment {
-        let segment = self.read(vmcs);
-        emulate::cpu::Segment {
-            selector: segment.selector,
-            base: segment.base,
-            limit: segment.limit,
-            attributes: segment.access as u16,
-            unusable: segment.access & UNUSABLE != 0,
-        }
+    pub(crate) fn load(&self, vmcs: &Current<'_>, segment: &mut emulate::cpu::Segment) {
+        let access = vmcs.read(self.access);
+        segment.selector = vmcs.read(self.selector);
+        segment.base = vmcs.read(self.base);
+        segment.limit = vmcs.read(self.limit);
+        segment.attributes = access as u16;
+        segment.unusable = access & UNUSABLE != 0;
     }
 
     /// Takes the segment register over from the emulator.

@@ -62,7 +62,8 @@ const NO_INSTRUCTION: u64 = 1 << 63;
 /// `cause` is what a denial is told to come from, `KVM_SPP_CAUSE_*`. Errors: those of a
 /// page look-up.
 pub(crate) fn deliver(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<UserExit>> {
-    let mut cpu = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?;
+    let mut cpu = Cpu::default();
+    state.with_vmcs(&vm.vmx, |vmcs, guest| guest.load_cpu(vmcs, &mut cpu))?;
     let guest = &mut state.guest;
     let now = Interruptibility::new(guest.interruptibility, cpu.rflags, cpu.paging.cr0);
     let Some(injection) = guest.events.inject(&now) else {

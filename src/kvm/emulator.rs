@@ -31,6 +31,7 @@ use super::{
     },
     vm::Vm, //
 };
+use crate::vmx::window::Current;
 use emulate::{
     cpu::{
         gpr,
@@ -41,7 +42,10 @@ use emulate::{
         self,
         DecodeError, //
     },
-    exec,
+    exec::{
+        self,
+        Done, //
+    },
     fetch::{
         self,
         FetchStop,
@@ -87,52 +91,63 @@ use vmcore::{
 /// their turn.
 const RETRIES: u32 = 16;
 
-/// An instruction that was decoded, and the registers as far as it has come.
-struct Work {
-    cpu: Cpu,
-    insn: Insn,
-    fetched: Fetched,
+/// What the registers in [`Emulator::cpu`] are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Registers {
+    /// Nothing that counts.
+    Stale,
+    /// Those of the last exit.
+    OfExit,
+    /// Those of the instruction in [`Emulator::decoded`], which waits for a device.
+    Waiting,
 }
 
 /// The instruction that was decoded last: a loop that waits for a device, or fills a page
 /// with a map, has the same one again and again.
-#[derive(Default)]
 struct Decoded {
-    bytes: [u8; MAX_BYTES],
+    fetched: Fetched,
     code: CodeSize,
     insn: Option<Insn>,
 }
 
 impl Decoded {
-    fn get(&mut self, fetched: &Fetched, code: CodeSize) -> Result<Insn, DecodeError> {
-        match self.insn {
-            // Bytes behind the instruction do not count, nor does how many there are.
-            Some(insn) if self.code == code && self.begins(fetched.get(), insn.len) => Ok(insn),
-            _ => {
-                let insn = decode::decode(fetched.get(), code)?;
-                *self = Self {
-                    bytes: fetched.bytes,
-                    code,
-                    insn: Some(insn),
-                };
-                Ok(insn)
-            }
+    const NOTHING: Self = Self {
+        fetched: Fetched {
+            bytes: [0; MAX_BYTES],
+            len: 0,
+            end: None,
+        },
+        code: CodeSize::Bits16,
+        insn: None,
+    };
+
+    /// Decodes what was fetched.
+    fn decode(&mut self, fetched: Fetched, code: CodeSize) -> Result<(), DecodeError> {
+        let same = self.code == code && self.begins(fetched.get());
+        self.fetched = fetched;
+        if !same {
+            self.insn = None;
+            self.code = code;
+            self.insn = Some(decode::decode(self.fetched.get(), code)?);
         }
+        Ok(())
     }
 
-    /// Whether `bytes` begin with the instruction of `len` bytes.
-    fn begins(&self, bytes: &[u8], len: u8) -> bool {
-        let len = usize::from(len);
-        matches!((self.bytes.get(..len), bytes.get(..len)), (Some(a), Some(b)) if a == b)
+    /// Whether `bytes` begin with the instruction. Those behind it do not count.
+    fn begins(&self, bytes: &[u8]) -> bool {
+        let len = self.insn.map_or(usize::MAX, |insn| insn.len.into());
+        let known = self.fetched.bytes.iter().take(len);
+        bytes.len() >= len && known.eq(bytes.iter().take(len))
     }
 }
 
 /// The emulator's memory of one vCPU.
 pub(crate) struct Emulator {
     pub(crate) journal: KBox<Journal>,
+    /// Large, and so changed in its place.
+    cpu: Cpu,
+    registers: Registers,
     decoded: Decoded,
-    /// The instruction that waits for a device; gone once user space changes registers.
-    waiting: Option<Work>,
     /// Linear address of the instruction for which the guest was entered again although
     /// nothing had been done.
     stuck: Option<u64>,
@@ -143,8 +158,9 @@ impl Emulator {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             journal: KBox::new(Journal::new(), GFP_KERNEL_ACCOUNT)?,
-            decoded: Decoded::default(),
-            waiting: None,
+            cpu: Cpu::default(),
+            registers: Registers::Stale,
+            decoded: Decoded::NOTHING,
             stuck: None,
         })
     }
@@ -152,7 +168,23 @@ impl Emulator {
     /// Registers change by other means: what was decoded and computed no longer counts.
     /// Data that devices gave does.
     pub(crate) fn forget(&mut self) {
-        self.waiting = None;
+        self.registers = Registers::Stale;
+    }
+
+    /// The registers and the bytes of the instruction that was decoded last.
+    pub(crate) fn instruction(&self) -> (&Cpu, &Fetched) {
+        (&self.cpu, &self.decoded.fetched)
+    }
+
+    /// The exit for the instruction that was fetched last.
+    pub(crate) fn failure(&self) -> UserExit {
+        UserExit::Emulation(self.decoded.fetched)
+    }
+
+    /// Reads the registers at an exit.
+    pub(crate) fn fetch_registers(&mut self, vmcs: &Current<'_>, guest: &Guest) {
+        guest.load_cpu(vmcs, &mut self.cpu);
+        self.registers = Registers::OfExit;
     }
 }
 
@@ -167,20 +199,18 @@ pub(crate) fn emulate(
     cause: u8,
 ) -> Result<Option<UserExit>> {
     state.guest.emulated = Some(state.guest.exit_gfn());
-    let cpu = match state.guest.prefetched.take() {
-        Some(cpu) => cpu,
-        None => state.with_vmcs(&vm.vmx, |vmcs, guest| guest.cpu(vmcs))?,
-    };
+    if state.emulator.registers != Registers::OfExit {
+        state.fetch_registers(vm)?;
+    }
+    let emulator = &mut state.emulator;
     let mut memory = GuestMemory::new(vm);
-    let fetched = fetch::instruction(&mut memory, &cpu.code_location());
-    let stop = match state.emulator.decoded.get(&fetched, cpu.code) {
-        Ok(insn) => {
-            let work = Work { cpu, insn, fetched };
-            return execute(vm, area, state, work, cause);
-        }
+    let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
+    let end = fetched.end;
+    let stop = match emulator.decoded.decode(fetched, emulator.cpu.code) {
+        Ok(()) => return execute(vm, area, state, cause),
         Err(DecodeError::Undefined) => Exception::UD.into(),
         Err(DecodeError::TooLong) => Exception::gp(0).into(),
-        Err(DecodeError::NeedMore) => match (memory.failure(), fetched.end) {
+        Err(DecodeError::NeedMore) => match (memory.failure(), end) {
             (Some(error), _) => return Err(error),
             (None, Some(FetchStop::Exception(exception))) => exception.into(),
             (None, Some(FetchStop::NoMemory(_)) | None) => Stop::Refused(Op::Unknown),
@@ -188,34 +218,24 @@ pub(crate) fn emulate(
     };
     state.guest.rflags |= rflags::RF;
     state.guest.dirty = true;
-    Ok(stopped(state, &stop, (None, &fetched), cause))
+    state.emulator.forget();
+    Ok(stopped(state, &stop, cause))
 }
 
-/// Executes an instruction, again and again as long as memory changes meanwhile.
-fn execute(
-    vm: &Vm,
-    area: &Area,
-    state: &mut State,
-    mut work: Work,
-    cause: u8,
-) -> Result<Option<UserExit>> {
-    let traced = work.cpu.rflags & rflags::TF != 0;
-    let before = work.cpu.gpr(gpr::RCX);
-    let at = work.cpu.code_location().linear(0).get();
+/// Executes the decoded instruction, again and again as long as memory changes meanwhile.
+fn execute(vm: &Vm, area: &Area, state: &mut State, cause: u8) -> Result<Option<UserExit>> {
+    let Some(insn) = state.emulator.decoded.insn else {
+        return Ok(None);
+    };
+    let cpu = &state.emulator.cpu;
+    let (traced, before) = (cpu.rflags & rflags::TF != 0, cpu.gpr(gpr::RCX));
+    let at = cpu.code_location().linear(0).get();
     let mut result = Err(Stop::Retry);
     for _ in 0..RETRIES {
         let mut memory = GuestMemory::new(vm);
-        let (fpu, emulator) = state.emulation();
-        emulator.journal.begin(at);
-        let mut guest = guard::Guest {
-            cpu: &mut work.cpu,
-            fpu,
-            memory: &mut memory,
-            devices: &mut emulator.journal,
-        };
-        result = exec::execute(&mut guest, &work.insn);
+        result = state.attempt(&mut memory, &insn, at);
         if let Some(error) = memory.failure() {
-            state.guest.take_registers(&work.cpu);
+            state.take_registers();
             return Err(error);
         }
         if result != Err(Stop::Retry) {
@@ -223,31 +243,28 @@ fn execute(
         }
     }
     // The elements of a string instruction that are finished count in any case.
-    state.guest.take_registers(&work.cpu);
+    state.take_registers();
     if result != Err(Stop::Reenter) {
         state.emulator.stuck = None;
     }
     match result {
-        Ok(_) => finish(vm, area, state, &work, traced),
+        Ok(_) => finish(vm, area, state, &insn, traced),
         // Between two elements of a string instruction events come first.
         Err(Stop::DeviceRead(_) | Stop::PortRead(_))
-            if state.guest.events.any() && work.cpu.gpr(gpr::RCX) != before =>
+            if state.guest.events.any() && state.emulator.cpu.gpr(gpr::RCX) != before =>
         {
             state.guest.rflags |= rflags::RF;
             Ok(None)
         }
+        Err(stop @ (Stop::DeviceRead(_) | Stop::PortRead(_))) => {
+            state.emulator.registers = Registers::Waiting;
+            Ok(stopped(state, &stop, cause))
+        }
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
         Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => {
-            let instruction = (&work.insn, &work.fetched);
-            stepping::instruction(vm, state, &work.cpu, instruction, cause)
+            stepping::instruction(vm, state, &insn, cause)
         }
-        Err(stop) => {
-            let exit = stopped(state, &stop, (Some(&work.insn), &work.fetched), cause);
-            if matches!(stop, Stop::DeviceRead(_) | Stop::PortRead(_)) {
-                state.emulator.waiting = Some(work);
-            }
-            Ok(exit)
-        }
+        Err(stop) => Ok(stopped(state, &stop, cause)),
     }
 }
 
@@ -256,33 +273,28 @@ fn finish(
     vm: &Vm,
     area: &Area,
     state: &mut State,
-    work: &Work,
+    insn: &Insn,
     traced: bool,
 ) -> Result<Option<UserExit>> {
     let guest = &mut state.guest;
     guest.interruptibility &= !step::SHADOW;
     guest.single_step |= traced;
-    if matches!(work.insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
-        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &work.cpu))?;
+    if matches!(insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
+        let cpu = state.emulator.cpu;
+        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &cpu))?;
     }
     Ok(devices(vm, area, state))
 }
 
-/// Carries out a [`Stop`] that needs nothing but the vCPU. `instruction` is what was decoded
-/// and fetched.
-pub(crate) fn stopped(
-    state: &mut State,
-    stop: &Stop,
-    instruction: (Option<&Insn>, &Fetched),
-    cause: u8,
-) -> Option<UserExit> {
+/// Carries out a [`Stop`] of the decoded instruction that needs nothing but the vCPU.
+pub(crate) fn stopped(state: &mut State, stop: &Stop, cause: u8) -> Option<UserExit> {
     match stop {
         Stop::Exception(exception) => raise(&mut state.guest, exception),
-        Stop::Denied(denial) => Some(denied(state, denial, instruction, cause)),
+        Stop::Denied(denial) => Some(denied(state, denial, cause)),
         Stop::DeviceRead(read) => Some(ask_device(state, *read)),
         Stop::PortRead(read) => Some(ask_port(state, *read)),
         Stop::Retry => None,
-        Stop::Reenter | Stop::Refused(_) | Stop::Host => Some(UserExit::Emulation(*instruction.1)),
+        Stop::Reenter | Stop::Refused(_) | Stop::Host => Some(state.emulator.failure()),
     }
 }
 
@@ -301,17 +313,12 @@ pub(crate) fn raise(guest: &mut Guest, exception: &Exception) -> Option<UserExit
     }
 }
 
-/// KVM_EXIT_SPP for a write of the instruction that was attempted.
-fn denied(
-    state: &State,
-    denial: &Denial,
-    (insn, fetched): (Option<&Insn>, &Fetched),
-    cause: u8,
-) -> UserExit {
+/// KVM_EXIT_SPP for a write of the decoded instruction.
+fn denied(state: &State, denial: &Denial, cause: u8) -> UserExit {
     let mut exit = super::report::denied(denial, cause);
     exit.rip = state.guest.rip;
-    super::report::put_instruction(&mut exit, fetched);
-    if let Some(insn) = insn {
+    super::report::put_instruction(&mut exit, &state.emulator.decoded.fetched);
+    if let Some(insn) = &state.emulator.decoded.insn {
         exit.insn_len = insn.len;
         exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
     }
@@ -408,9 +415,42 @@ pub(crate) fn resume_port(
 }
 
 fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
-    match state.emulator.waiting.take() {
-        Some(work) => execute(vm, area, state, work, KVM_SPP_CAUSE_EMULATED),
-        None => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+    match state.emulator.registers {
+        Registers::Waiting => execute(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+        _ => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+    }
+}
+
+impl State {
+    /// Reads the registers for the emulator, where the exit has not.
+    fn fetch_registers(&mut self, vm: &Vm) -> Result {
+        self.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
+            emulator.fetch_registers(vmcs, guest);
+        })
+    }
+
+    /// Executes the instruction at linear address `at` once.
+    fn attempt(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        insn: &Insn,
+        at: u64,
+    ) -> Result<Done, Stop> {
+        let (fpu, emulator) = self.emulation();
+        emulator.journal.begin(at);
+        let mut guest = guard::Guest {
+            cpu: &mut emulator.cpu,
+            fpu,
+            memory,
+            devices: &mut emulator.journal,
+        };
+        exec::execute(&mut guest, insn)
+    }
+
+    /// Takes general registers, RIP and RFLAGS over from the emulator.
+    fn take_registers(&mut self) {
+        self.guest.take_registers(&self.emulator.cpu);
+        self.emulator.registers = Registers::Stale;
     }
 }
 

@@ -107,7 +107,7 @@ pub(crate) struct Inside<'a> {
 /// Runs the guest until something needs IRQs on.
 pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     let window_wanted = area.load::<u8>(run::REQUEST_INTERRUPT_WINDOW) != 0;
-    let (region, guest, fpu) = state.parts();
+    let (region, guest, fpu, emulator) = state.parts();
     let mut window = Window::open(&vm.vmx)?;
     if shim::kvm_spp_guest_work_pending() {
         return Ok(Leave::Host);
@@ -132,10 +132,12 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     // SAFETY: IRQs are off until the window is dropped.
     let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted, step) };
     guest.fetch_registers(&current);
-    guest.prefetched = match leave {
-        Leave::Violation | Leave::Io if guest.emulates_here() => Some(guest.cpu(&current)),
-        _ => None,
-    };
+    match leave {
+        Leave::Violation | Leave::Io if guest.emulates_here() => {
+            emulator.fetch_registers(&current, guest);
+        }
+        _ => emulator.forget(),
+    }
     // SAFETY: IRQs are off since `host` was read on this CPU.
     unsafe { shim::kvm_spp_host_restore(&host) };
     shim::kvm_spp_window_end();

@@ -31,7 +31,6 @@ impl VcpuFile {
     pub(crate) fn list_ioctl(&self, cmd: u32, arg: usize) -> Result<isize> {
         let mut state = self.vcpu.state.lock();
         state.emulator.forget();
-        state.guest.prefetched = None;
         match cmd {
             KVM_SET_CPUID2 => self.set_cpuid(&mut state, arg),
             KVM_GET_CPUID2 => get_cpuid(&state, arg),

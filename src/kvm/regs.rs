@@ -6,7 +6,6 @@
 use super::{
     control::{
         self,
-        SegmentFields,
         CS,
         DS,
         ES,
@@ -34,7 +33,11 @@ use crate::vmx::{
     window::Current, //
 };
 use emulate::{
-    insn::CodeSize,
+    cpu::rflags,
+    insn::{
+        CodeSize,
+        Seg, //
+    },
     paging::Paging, //
 };
 use ioctl_api::{
@@ -317,41 +320,59 @@ impl Guest {
         self.dirty = true;
     }
 
-    /// The registers for the emulator.
-    pub(crate) fn cpu(&self, vmcs: &Current<'_>) -> emulate::cpu::Cpu {
-        let at = self.code_location(vmcs);
-        let segment = |fields: &SegmentFields| fields.for_emulator(vmcs);
-        let cs = segment(&CS);
-        emulate::cpu::Cpu {
-            gprs: self.regs.gprs,
-            rip: self.rip,
-            rflags: self.rflags,
-            segments: [&ES, &CS, &SS, &DS, &FS, &GS].map(segment),
-            ldtr: segment(&LDTR),
-            tr: segment(&TR),
-            gdtr: emulate::cpu::Table {
-                base: vmcs.read(field::GUEST_GDTR_BASE),
-                limit: vmcs.read(field::GUEST_GDTR_LIMIT) as u16,
-            },
-            idtr: emulate::cpu::Table {
-                base: vmcs.read(field::GUEST_IDTR_BASE),
-                limit: vmcs.read(field::GUEST_IDTR_LIMIT) as u16,
-            },
-            code: match (at.long, cs.big()) {
-                (true, _) => CodeSize::Bits64,
-                (false, true) => CodeSize::Bits32,
-                (false, false) => CodeSize::Bits16,
-            },
-            cpl: SS.read(vmcs).dpl(),
-            paging: at.paging,
-            xcr0: self.xcr0,
+    /// Reads the registers for the emulator, each in its place: copies of them would take
+    /// longer than reading them.
+    pub(crate) fn load_cpu(&self, vmcs: &Current<'_>, cpu: &mut emulate::cpu::Cpu) {
+        let fields = [&ES, &CS, &SS, &DS, &FS, &GS];
+        for (segment, fields) in cpu.segments.iter_mut().zip(fields) {
+            fields.load(vmcs, segment);
         }
+        LDTR.load(vmcs, &mut cpu.ldtr);
+        TR.load(vmcs, &mut cpu.tr);
+        cpu.gprs = self.regs.gprs;
+        cpu.rip = self.rip;
+        cpu.rflags = self.rflags;
+        cpu.gdtr.base = vmcs.read(field::GUEST_GDTR_BASE);
+        cpu.gdtr.limit = vmcs.read(field::GUEST_GDTR_LIMIT) as u16;
+        cpu.idtr.base = vmcs.read(field::GUEST_IDTR_BASE);
+        cpu.idtr.limit = vmcs.read(field::GUEST_IDTR_LIMIT) as u16;
+        cpu.xcr0 = self.xcr0;
+        self.load_paging(vmcs, &mut cpu.paging);
+        let cs = cpu.segment(Seg::Cs);
+        let long = cpu.paging.long_mode() && cs.long();
+        cpu.code = match (long, cs.big()) {
+            (true, _) => CodeSize::Bits64,
+            (false, true) => CodeSize::Bits32,
+            (false, false) => CodeSize::Bits16,
+        };
+        cpu.cpl = cpu.segment(Seg::Ss).dpl();
+        cpu.paging.user = cpu.cpl == 3;
+    }
+
+    fn load_paging(&self, vmcs: &Current<'_>, paging: &mut Paging) {
+        let control = self.control(vmcs);
+        paging.cr0 = control.cr0.bits();
+        paging.cr3 = control.cr3;
+        paging.cr4 = control.cr4.bits();
+        paging.efer = control.efer.bits();
+        if control.pae_paging() {
+            for (pdpte, field) in paging.pdptes.iter_mut().zip(field::GUEST_PDPTES) {
+                *pdpte = vmcs.read(field);
+            }
+        }
+        paging.ac = self.rflags & rflags::AC != 0;
+        // CPUID offers no protection keys.
+        paging.pkru = 0;
+        paging.reserved_address = Paging::reserved_address(shim::kvm_spp_phys_bits());
     }
 
     /// Takes the segment registers over from the emulator, which a far transfer or the
     /// delivery of an event replaces.
     pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &emulate::cpu::Cpu) {
-        for (fields, segment) in [&ES, &CS, &SS, &DS, &FS, &GS].into_iter().zip(&cpu.segments) {
+        for (fields, segment) in [&ES, &CS, &SS, &DS, &FS, &GS]
+            .into_iter()
+            .zip(&cpu.segments)
+        {
             fields.take(vmcs, segment);
         }
         self.fetch_code_segment(vmcs);
@@ -359,28 +380,16 @@ impl Guest {
 
     /// Where the next instruction is fetched, for its bytes and for comparing RIPs.
     pub(crate) fn code_location(&self, vmcs: &Current<'_>) -> emulate::fetch::CodeLocation {
-        let control = self.control(vmcs);
         let cs = CS.read(vmcs);
-        let mut pdptes = [0; 4];
-        for (pdpte, field) in pdptes.iter_mut().zip(field::GUEST_PDPTES) {
-            *pdpte = vmcs.read(field);
-        }
+        let mut paging = Paging::default();
+        self.load_paging(vmcs, &mut paging);
+        paging.user = SS.read(vmcs).dpl() == 3;
         emulate::fetch::CodeLocation {
             rip: self.rip,
             cs_base: cs.base,
             cs_limit: cs.limit,
-            long: control.long_mode() && cs.long(),
-            paging: Paging {
-                cr0: control.cr0.bits(),
-                cr3: control.cr3,
-                cr4: control.cr4.bits(),
-                efer: control.efer.bits(),
-                pdptes,
-                user: SS.read(vmcs).dpl() == 3,
-                ac: self.rflags >> 18 & 1 != 0,
-                pkru: 0,
-                reserved_address: Paging::reserved_address(shim::kvm_spp_phys_bits()),
-            },
+            long: paging.long_mode() && cs.long(),
+            paging,
         }
     }
 }

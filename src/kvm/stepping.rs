@@ -29,7 +29,6 @@ use super::{
 use crate::host::frame::Frame;
 use emulate::{
     cpu::Cpu,
-    fetch::Fetched,
     footprint::{
         self,
         Footprint, //
@@ -113,60 +112,48 @@ impl Stepper {
 pub(crate) fn instruction(
     vm: &Vm,
     state: &mut State,
-    cpu: &Cpu,
-    (insn, fetched): (&Insn, &Fetched),
+    insn: &Insn,
     cause: u8,
 ) -> Result<Option<UserExit>> {
     let mut memory = GuestMemory::new(vm);
-    let footprint = match footprint_of(state, cpu, insn, &mut memory) {
+    let footprint = match footprint_of(state, insn, &mut memory) {
         Ok(footprint) if vm.vmx.caps.monitor_trap() => footprint,
-        Ok(_) | Err(Stop::Refused(_)) => return Ok(Some(UserExit::Emulation(*fetched))),
+        Ok(_) | Err(Stop::Refused(_)) => return Ok(Some(state.emulator.failure())),
         Err(stop) => {
             return match memory.failure() {
                 Some(error) => Err(error),
-                None => Ok(emulator::stopped(
-                    state,
-                    &stop,
-                    (Some(insn), fetched),
-                    cause,
-                )),
+                None => Ok(emulator::stopped(state, &stop, cause)),
             }
         }
     };
     state.stepper.fill()?;
-    let bytes = fetched.get().get(..usize::from(insn.len)).unwrap_or(&[]);
-    if !state.stepper.copy_code(&mut memory, &footprint.code) || !state.stepper.holds(cpu, bytes) {
+    if !state.copies(&mut memory, &footprint, insn) {
         return Ok(None);
     }
-    match view(vm, &state.stepper, &footprint) {
-        Some(step) => {
-            state.guest.step = Some(step);
-            state.stepper.failed = None;
-            Ok(None)
-        }
-        // The pages are not mapped, which the guest's next try may change.
-        None => {
-            for gfn in footprint.data.into_iter().flatten() {
-                vm.fault(&mut state.guest.reserve, gfn, true)?;
-            }
-            let here = state.guest.linear_rip();
-            match state.stepper.failed.replace(here) == Some(here) {
-                true => Ok(Some(UserExit::Emulation(*fetched))),
-                false => Ok(None),
-            }
-        }
+    if let Some(step) = view(vm, &state.stepper, &footprint) {
+        state.guest.step = Some(step);
+        state.stepper.failed = None;
+        return Ok(None);
+    }
+    // The pages are not mapped, which the guest's next try may change.
+    for gfn in footprint.data.into_iter().flatten() {
+        vm.fault(&mut state.guest.reserve, gfn, true)?;
+    }
+    let here = state.guest.linear_rip();
+    match state.stepper.failed.replace(here) == Some(here) {
+        true => Ok(Some(state.emulator.failure())),
+        false => Ok(None),
     }
 }
 
 fn footprint_of(
     state: &mut State,
-    cpu: &Cpu,
     insn: &Insn,
     memory: &mut GuestMemory<'_>,
 ) -> Result<Footprint, Stop> {
     let xsave_size = cpuid::standard_xsave_size(state.guest.xcr0);
+    let mut cpu = *state.emulator.instruction().0;
     let (fpu, emulator) = state.emulation();
-    let mut cpu = *cpu;
     let mut guest = guard::Guest {
         cpu: &mut cpu,
         fpu,
@@ -174,6 +161,16 @@ fn footprint_of(
         devices: &mut emulator.journal,
     };
     footprint::footprint(&mut guest, insn, xsave_size)
+}
+
+impl State {
+    /// Copies the pages of code, and says whether the copies hold the instruction that was
+    /// decoded.
+    fn copies(&mut self, memory: &mut GuestMemory<'_>, footprint: &Footprint, insn: &Insn) -> bool {
+        let (cpu, fetched) = self.emulator.instruction();
+        let bytes = fetched.get().get(..usize::from(insn.len)).unwrap_or(&[]);
+        self.stepper.copy_code(memory, &footprint.code) && self.stepper.holds(cpu, bytes)
+    }
 }
 
 /// Builds the view, if the maps still allow what the instruction writes.

@@ -38,12 +38,9 @@ use crate::{
         }, //
     }, //
 };
-use emulate::{
-    cpu::Cpu,
-    stop::{
-        DeviceRead,
-        PortRead, //
-    }, //
+use emulate::stop::{
+    DeviceRead,
+    PortRead, //
 };
 use ept::Gfn;
 use ioctl_api::{
@@ -154,8 +151,6 @@ pub(crate) struct Guest {
     pub(crate) step: Option<Step>,
     /// The frame at which an instruction was emulated last.
     pub(crate) emulated: Option<Gfn>,
-    /// All registers at the last exit, where the emulator is likely to want them.
-    pub(crate) prefetched: Option<Cpu>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
     /// The control registers that PAE paging is to go on with.
@@ -197,7 +192,6 @@ impl Guest {
             pending: None,
             step: None,
             emulated: None,
-            prefetched: None,
             exit: RawExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
@@ -222,9 +216,16 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The VMCS region, the registers and the FPU, apart.
-    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu) {
-        (&self.region, &mut self.guest, &mut self.fpu)
+    /// The VMCS region, the registers, the FPU and the emulator, apart.
+    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu, &mut Emulator) {
+        let Self {
+            region,
+            guest,
+            fpu,
+            emulator,
+            ..
+        } = self;
+        (region, guest, fpu, emulator)
     }
 
     /// The XSAVE area and the emulator, apart.
@@ -240,12 +241,21 @@ impl State {
         vmx: &Vmx,
         work: impl FnOnce(&Current<'_>, &mut Guest) -> R,
     ) -> Result<R> {
+        self.with_emulator(vmx, |vmcs, guest, _| work(vmcs, guest))
+    }
+
+    /// The same, with the emulator at hand.
+    pub(crate) fn with_emulator<R>(
+        &mut self,
+        vmx: &Vmx,
+        work: impl FnOnce(&Current<'_>, &mut Guest, &mut Emulator) -> R,
+    ) -> Result<R> {
         let mut window = Window::open(vmx)?;
         let current = window.load(&self.region)?;
         if self.guest.host.moved(&current) {
             self.guest.host.forget();
         }
-        Ok(work(&current, &mut self.guest))
+        Ok(work(&current, &mut self.guest, &mut self.emulator))
     }
 }
 
@@ -379,7 +389,6 @@ impl VcpuFile {
         let state = &mut *state;
         let vmx = &self.vm.vmx;
         state.emulator.forget();
-        state.guest.prefetched = None;
         match cmd {
             KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
             KVM_SET_SREGS => {

@@ -221,3 +221,7 @@ fn prepare_inner(
     guest.cpu.paging.user = user;
     span
 }
+
+#[cfg(test)]
+#[path = "../../tests/gate.rs"]
+mod tests;

@@ -176,3 +176,7 @@ fn release(cpu: &mut Cpu, stack: &Stack, insn: &Insn) {
         .wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, stack.width, pointer);
 }
+
+#[cfg(test)]
+#[path = "../../tests/ret.rs"]
+mod tests;

@@ -114,6 +114,7 @@ impl Oracle {
             .or_else(|| operands::memory(insn, theirs, code).map(with(Kind::Memory)))
             .or_else(|| operands::memory_size(insn, theirs).map(with(Kind::MemorySize)))
             .or_else(|| operands::operands(insn, theirs).map(with(Kind::Operands)))
+            .or_else(|| operands::implied_size(insn, memory).map(with(Kind::Attributes)))
             .or_else(|| operands::attributes(insn, theirs).map(with(Kind::Attributes)))
     }
 }

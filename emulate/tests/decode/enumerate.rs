@@ -130,6 +130,26 @@ fn vex_maps() {
 }
 
 #[test]
+fn xop_maps() {
+    for code in MODES {
+        let mut oracle = Oracle::new();
+        let mut report = Report::default();
+        for map in 0..=31u8 {
+            for opcode in 0..=255 {
+                for wvlp in [0x78, 0xf8, 0x7c, 0x70, 0xf0, 0x79] {
+                    for modrm in modrms() {
+                        let prefix = [0x8f, 0xe0 | map, wvlp, opcode, modrm];
+                        let bytes = with_tail(&[&prefix]);
+                        let _ = report.check(&mut oracle, &bytes, code);
+                    }
+                }
+            }
+        }
+        report.assert(&format!("XOP maps, {} bits", bits(code)));
+    }
+}
+
+#[test]
 fn evex_maps() {
     // z, L'L, b, V', aaa.
     let p2 = [

@@ -4,6 +4,7 @@
 //! the other, against iced-x86.
 
 use std::fs;
+use std::ops::Range;
 use std::string::{String, ToString};
 use std::vec::Vec;
 use std::{format, println};
@@ -13,31 +14,69 @@ use super::disagreements::LIST;
 use super::fuzz::Report;
 use crate::insn::CodeSize;
 
-/// The executable mappings of this process that are files: name and bytes.
-fn programs() -> Vec<(String, Vec<u8>)> {
+/// The files of the executable mappings of this process.
+fn files() -> Vec<String> {
     let maps = fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
-    let mut programs = Vec::new();
-    for line in maps.lines() {
+    let executable = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let [range, "r-xp", offset, _, _, path] = fields[..] else {
-            continue;
-        };
-        let hex = |text| usize::from_str_radix(text, 16).expect("a number");
-        let (from, to) = range.split_once('-').expect("a range");
-        let (offset, len) = (hex(offset), hex(to) - hex(from));
-        // The vDSO is no file.
-        if let Ok(file) = fs::read(path) {
-            let end = file.len().min(offset + len);
-            programs.push((path.to_string(), file[offset..end].to_vec()));
+        match fields[..] {
+            [_, "r-xp", _, _, _, path] => Some(path.to_string()),
+            _ => None,
         }
+    };
+    maps.lines().filter_map(executable).collect()
+}
+
+/// The little-endian number at `range` of `bytes`.
+fn number(bytes: &[u8], range: Range<usize>) -> usize {
+    let digits = bytes[range].iter().rev();
+    digits.fold(0, |number, byte| number << 8 | usize::from(*byte))
+}
+
+/// The executable sections of a 64-bit ELF file, if it is one.
+fn sections(file: &[u8]) -> Vec<&[u8]> {
+    const EXECUTABLE: usize = 4;
+    const PROGRAM_BITS: usize = 1;
+    if !file.starts_with(b"\x7fELF\x02\x01") {
+        return Vec::new();
     }
-    programs
+    let table = number(file, 40..48);
+    let size = number(file, 58..60);
+    let count = number(file, 60..62);
+    let headers = file[table..].chunks(size).take(count);
+    headers
+        .filter(|header| number(header, 4..8) == PROGRAM_BITS)
+        .filter(|header| number(header, 8..16) & EXECUTABLE != 0)
+        .map(|header| {
+            let at = number(header, 24..32);
+            &file[at..at + number(header, 32..40)]
+        })
+        .collect()
+}
+
+/// Sweeps the executable sections of this program and its libraries, and says how many
+/// instructions they have.
+fn sweep_all(code: CodeSize, mut each: impl FnMut(&str, &Report)) {
+    let mut total = 0;
+    for name in files() {
+        // The vDSO is no file.
+        let Ok(file) = fs::read(&name) else { continue };
+        let mut report = Report::default();
+        for text in sections(&file) {
+            sweep(text, code, &mut report);
+        }
+        let title = format!("{name}, {} bits", bits(code));
+        report.assert(&title);
+        each(&title, &report);
+        total += report.valid;
+    }
+    println!("{total} instructions of {} bits", bits(code));
+    assert!(total > 200_000);
 }
 
 /// Goes on where the other decoder says the next instruction is.
-fn sweep(text: &[u8], code: CodeSize) -> Report {
+fn sweep(text: &[u8], code: CodeSize, report: &mut Report) {
     let mut oracle = Oracle::new();
-    let mut report = Report::default();
     let mut rest = text;
     while !rest.is_empty() {
         // What is cut off at the end is for both no instruction.
@@ -48,37 +87,25 @@ fn sweep(text: &[u8], code: CodeSize) -> Report {
         };
         rest = &rest[len..];
     }
-    report
 }
 
 #[test]
 fn programs_of_64_bits() {
-    let mut total = 0;
-    for (name, text) in programs() {
-        let report = sweep(&text, CodeSize::Bits64);
-        report.assert(&name);
+    sweep_all(CodeSize::Bits64, |title, report| {
         // Compilers end programs with UD2, and the dynamic linker has an XSAVEC. Nothing
         // else may differ.
         for (class, count) in LIST.iter().zip(report.explained) {
             let expected = ["UD", "XSAVEC"].map(|name| class.reason.starts_with(name));
-            assert!(
-                count == 0 || expected.contains(&true),
-                "{name}: {}",
-                class.reason
-            );
+            let fine = count == 0 || expected.contains(&true);
+            assert!(fine, "{title}: {}", class.reason);
         }
-        total += report.valid;
-    }
-    println!("{total} instructions");
-    assert!(total > 200_000);
+    });
 }
 
 /// The same bytes as code that they are not.
 #[test]
 fn programs_of_other_sizes() {
     for code in [CodeSize::Bits16, CodeSize::Bits32] {
-        for (name, text) in programs() {
-            sweep(&text, code).assert(&format!("{name}, {} bits", bits(code)));
-        }
+        sweep_all(code, |_, _| {});
     }
 }

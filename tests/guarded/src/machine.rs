@@ -180,11 +180,12 @@ impl Machine {
         }
     }
 
-    /// What the device answers: a byte for each address.
+    /// What the device answers: a byte for each address, and zeros at the end of eight, so
+    /// that they can be a branch target.
     pub fn device_data(read: DeviceRead) -> [u8; 8] {
         let mut data = [0; 8];
-        for (n, byte) in (0..u64::from(read.len)).zip(&mut data) {
-            *byte = (read.gpa.get() + n) as u8 ^ 0xc3;
+        for (n, byte) in (0..u64::from(read.len).min(6)).zip(&mut data) {
+            *byte = (read.gpa.get() + n) as u8 ^ 0x43;
         }
         data
     }

@@ -65,6 +65,7 @@ impl Store {
             At::Below(bytes) => machine.cpu.gprs[4] = address + u64::from(bytes),
             At::Stack(_) => machine.cpu.gprs[4] = address + u64::from(self.len),
         }
+        machine.cpu.paging.cr0 |= 1;
         if self.setup == Setup::Real {
             machine.cpu.paging.cr0 &= !1;
         }

@@ -13,16 +13,20 @@
 //!   completion          what is left to KVM_RUN when user space has answered
 //!   faults, debug       exceptions of emulated instructions, and what comes between them
 //!   differential        whole programs, here and on /dev/kvm
+//!   guarded             writes to sub-pages, with devices and ports as their sources
+//!   backend             the same programs with either backend
 //! ```
 //! What the guest must have afterwards is asked of the processor: it executes the same
 //! program with memory in the place of the device.
 
+mod backend;
 mod bus;
 mod completion;
 mod debug;
 mod differential;
 mod faults;
 mod forms;
+mod guarded;
 mod mmio;
 mod modes;
 mod port;
@@ -32,7 +36,10 @@ mod trace;
 
 use crate::harness::Test;
 
-/// The tests of all parts.
+pub(crate) use backend::ALL as BACKEND;
+pub(crate) use guarded::ALL as GUARDED;
+
+/// The tests of all parts but [`GUARDED`] and [`BACKEND`].
 pub(crate) const ALL: &[&[Test]] = &[
     mmio::TESTS,
     modes::TESTS,

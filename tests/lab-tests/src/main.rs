@@ -79,6 +79,8 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         exits::ALL,
         events::ALL,
         emulate::ALL,
+        emulate::GUARDED,
+        emulate::BACKEND,
         spp::ALL,
     ]
     .into_iter()

@@ -101,6 +101,10 @@ impl Draw<'_> {
         };
         aim.registers(&insn);
         let safe = aim.is_safe(&insn);
+        // Whether such accesses are checked is the processor's choice (SDM 2B, MOVUPS).
+        if is_vector(insn.op) && insn.mem_size > 8 {
+            cpu.rflags &= !rflags::AC;
+        }
         let other = self.features.amd && rules::has_other_size(&cpu, &insn);
         if !safe || self.splits_lock(&cpu, &insn) || other {
             return None;

@@ -225,7 +225,7 @@ fn same_end(native: &Native, emulated: &Emulated, ignored: &Ignored) -> bool {
 }
 
 /// What a page that is denied looks like where the page tables deny it.
-const fn denied(denial: &Denial) -> Exception {
+pub const fn denied(denial: &Denial) -> Exception {
     const PROTECTION_WRITE_USER: u32 = 7;
     Exception::pf(denial.gva, PROTECTION_WRITE_USER)
 }

@@ -13,7 +13,7 @@ use emulate::stop::{Exception, Stop};
 
 use crate::allowed::{self, faults, linear, RBP, RCX, RDI, RSI, RSP};
 use crate::case::Case;
-use crate::compare::{Emulated, Native};
+use crate::compare::{self, Emulated, Native};
 use crate::flags;
 use crate::layout::{GUARD, HIGH, LOW, MID, WINDOW};
 use crate::model::Ram;
@@ -47,6 +47,18 @@ pub enum Rule {
     /// REP MOVS and ENTER, source and destination of which overlap, at different linear
     /// addresses of the same memory: the processor does not always see that they do.
     Aliases,
+    /// VMASKMOV and the like that fault: the address may be any byte of the operand in the
+    /// page at fault. The emulator says the first of them, AMD's processors the first of
+    /// an element that is written.
+    MaskedFault,
+    /// MASKMOVDQU: the processor wants the right to write 16 bytes, whatever the mask says.
+    /// So does the emulator of the guest's page tables, but of sub-page maps for the
+    /// bytes that are written only.
+    MaskedDenial,
+    /// MASKMOVDQU and VMASKMOV over the end of a segment or of canonical addresses: which
+    /// of the bytes that are not written are looked at, and whether the segment or the
+    /// pages come first, is the processor's choice (SDM 2B, MASKMOVDQU).
+    MaskedEnd,
     /// A write that crosses from a page which a sub-page map denies into one that is not
     /// present: the guest's own faults come before denials. Here, natively, the denied
     /// page is one that the page tables protect, and comes first.
@@ -70,7 +82,7 @@ pub struct Ignored {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::ReplayedFlags,
         Self::OtherOperand,
         Self::PartOfFrame,
@@ -80,6 +92,9 @@ impl Rule {
         Self::UndefinedResult,
         Self::MisalignedStack,
         Self::Aliases,
+        Self::MaskedFault,
+        Self::MaskedDenial,
+        Self::MaskedEnd,
         Self::FaultBeforeDenial,
     ];
 
@@ -87,14 +102,15 @@ impl Rule {
     const fn ignores(self, ignored: &mut Ignored) {
         match self {
             Self::ReplayedFlags => ignored.flags |= rflags::ARITHMETIC,
-            Self::OtherOperand | Self::FaultBeforeDenial | Self::MisalignedStack => {
-                ignored.exception = true;
-            }
+            Self::OtherOperand
+            | Self::MisalignedStack
+            | Self::MaskedFault
+            | Self::FaultBeforeDenial => ignored.exception = true,
             Self::PartOfRegisters => ignored.gprs = true,
             Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
                 ignored.memory = true
             }
-            Self::WrappedFrame => ignored.all = true,
+            Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd => ignored.all = true,
         }
     }
 }
@@ -117,6 +133,8 @@ pub struct Context<'a> {
     pub amd: bool,
     /// The emulator's memory.
     pub ram: &'a mut Ram,
+    /// Its sub-page maps deny what page tables do not allow natively.
+    pub denied: bool,
     /// Its devices.
     pub devices: &'a mut Journal,
 }
@@ -164,6 +182,21 @@ impl Rule {
                     && stops == (Some(Exception::gp(0)), Some(Exception::ss(0).into()))
             }
             Self::Aliases => (retired || faulted) && overlaps(cpu, insn),
+            Self::MaskedFault => {
+                insn.op == Op::VmaskmovStore && masked_fault(case, native, emulated)
+            }
+            Self::MaskedDenial => {
+                let denied = match emulated.stop {
+                    None => context.denied,
+                    Some(Stop::Denied(_)) => true,
+                    _ => false,
+                };
+                denied && insn.op == Op::Maskmovdqu && write_fault(case, native).is_some()
+            }
+            Self::MaskedEnd => {
+                let masked = matches!(insn.op, Op::Maskmovdqu | Op::VmaskmovStore);
+                masked && crosses_end(cpu, insn) && segment_fault(emulated)
+            }
             Self::FaultBeforeDenial => fault_before_denial(native, emulated),
         }
     }
@@ -204,6 +237,25 @@ pub fn has_other_size(cpu: &Cpu, insn: &Insn) -> bool {
 /// A stack of 64 KiB that ends soon.
 fn wraps(cpu: &Cpu) -> bool {
     cpu.stack_size() == 2 && cpu.gpr_sized(RSP, 2) < 0x100
+}
+
+/// Some of the operand is in its segment, or canonical, and some is not.
+fn crosses_end(cpu: &Cpu, insn: &Insn) -> bool {
+    let first = allowed::operand(cpu, insn);
+    let last = first.wrapping_add(u64::from(insn.mem_size) - 1);
+    let segment = cpu.segment(insn.mem.seg);
+    match cpu.long() {
+        true => {
+            let high = |offset| linear(cpu, insn.mem.seg, offset) >> 47;
+            high(first) != high(last)
+        }
+        false => faults(segment, first) != faults(segment, last),
+    }
+}
+
+fn segment_fault(emulated: &Emulated) -> bool {
+    let faults = [Exception::gp(0), Exception::ss(0)].map(|e| Some(e.into()));
+    faults.contains(&emulated.stop)
 }
 
 /// What it reads and what it writes overlap, seen from the window, and do not, seen from
@@ -271,6 +323,38 @@ fn other_operand(
     })
 }
 
+/// The address of a page fault for a write to the memory operand.
+fn write_fault(case: &Case, native: &Native) -> Option<u64> {
+    const WRITE: u32 = 1 << 1;
+    let exception = native.exception?;
+    let write = exception.error_code? & WRITE != 0;
+    let cr2 = exception.cr2?.get();
+    let insn = &case.insn;
+    let operand = linear(
+        &case.start,
+        insn.mem.seg,
+        allowed::operand(&case.start, insn),
+    );
+    let inside = cr2.wrapping_sub(operand) < u64::from(insn.mem_size);
+    (write && inside).then_some(cr2)
+}
+
+/// Both sides fault for a write in the same page of the operand.
+fn masked_fault(case: &Case, native: &Native, emulated: &Emulated) -> bool {
+    let stop = match emulated.stop {
+        Some(Stop::Exception(exception)) => exception,
+        Some(Stop::Denied(denial)) => compare::denied(&denial),
+        _ => return false,
+    };
+    let same = native
+        .exception
+        .is_some_and(|e| e.error_code == stop.error_code);
+    match (write_fault(case, native), stop.cr2) {
+        (Some(native), Some(emulated)) => same && native >> 12 == emulated.get() >> 12,
+        _ => false,
+    }
+}
+
 fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
     const NOT_PRESENT: u32 = 6;
     const PROTECTED: u32 = 7;
@@ -286,8 +370,8 @@ fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
         fault(native.exception, PROTECTED),
         fault(emulated, NOT_PRESENT),
     ) {
-        // In the same access, the second page of which begins at the emulator's fault.
-        (Some(first), Some(second)) => second & 0xfff == 0 && second.wrapping_sub(first) < 4096,
+        // In the same access, in the second page of which the emulator's fault is.
+        (Some(first), Some(second)) => (second & !0xfff).wrapping_sub(first) < 4096,
         _ => false,
     }
 }

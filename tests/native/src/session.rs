@@ -37,6 +37,8 @@ pub struct Session {
     processor: Processor,
     ram: Ram,
     devices: Box<Journal>,
+    /// The batch has sub-page maps: see [`Plan`](crate::tables::Plan).
+    denied: bool,
     /// What was tested.
     pub stats: Stats,
 }
@@ -97,6 +99,7 @@ impl Session {
             processor,
             ram: Ram::new(),
             devices: Box::default(),
+            denied: false,
             stats: Stats::default(),
         })
     }
@@ -182,6 +185,7 @@ impl Session {
             let (ds, es, gs) = (selector(Seg::Ds), selector(Seg::Es), selector(Seg::Gs));
             self.processor.load_segments(ds, es, gs);
         }
+        self.denied = setup.plan.denied;
         rng.fill(self.ram.window());
         self.copy_memory();
         setup.copy_code(&mut self.ram, self.processor.code());
@@ -239,6 +243,7 @@ impl Session {
         let mut context = Context {
             amd: self.features.amd,
             ram: &mut self.ram,
+            denied: self.denied,
             devices: &mut self.devices,
         };
         let rules = rules::applicable(&mut context, case, native, emulated);

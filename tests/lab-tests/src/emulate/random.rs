@@ -22,10 +22,16 @@ pub(crate) struct Random {
 }
 
 /// Numbers that look random (xorshift64*).
-struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
+    /// Others for each `seed`, which is not 0.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The next one, less than `limit`, which has at most 48 bits.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -44,7 +50,7 @@ impl Numbers {
 impl Random {
     /// The program number `seed`, which is not 0.
     pub(crate) fn new(seed: u64, fits: impl Fn(&Form) -> bool) -> Self {
-        let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut numbers = Numbers::new(seed);
         let fits = |form: &Form| can_be_anywhere(form) && fits(form);
         let forms: Vec<Form> = forms::all().into_iter().filter(fits).collect();
         let steps: Vec<(Form, u64)> = (0..LENGTH)

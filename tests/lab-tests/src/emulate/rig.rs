@@ -90,6 +90,14 @@ impl Rig {
         }))
     }
 
+    /// The same with sub-page write permissions.
+    pub(crate) fn spp(lab: &Lab, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> Self {
+        Self::with(Machine::spp(lab, |a| {
+            author(a)?;
+            a.hlt()
+        }))
+    }
+
     /// A window for a machine in 64-bit mode.
     pub(crate) fn with(machine: Machine) -> Self {
         let mut rig = Self {

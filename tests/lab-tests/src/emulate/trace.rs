@@ -98,6 +98,18 @@ fn general(r: &kvm_regs) -> [u64; 16] {
 }
 
 impl Trace {
+    /// Forgets what these flags were in the end.
+    pub(crate) fn forget_flags(&mut self, flags: u64) {
+        self.regs.rflags &= !flags;
+    }
+
+    /// 8 bytes of low memory.
+    pub(crate) fn qword(&self, gpa: u64) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.memory[gpa as usize..][..8]);
+        u64::from_le_bytes(bytes)
+    }
+
     /// Where two traces differ, if they do.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         let pairs = self.exits.iter().zip(&other.exits);

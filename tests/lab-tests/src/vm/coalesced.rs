@@ -3,7 +3,7 @@
 //! Coalesced writes: put into a ring that user space maps, without an exit (KVM
 //! api.rst 4.116).
 
-use super::ioeventfd::{self, needs_mmio};
+use super::ioeventfd;
 use crate::harness::{tests, Lab};
 use crate::machine::{self, Machine, Stop, HOLE};
 use crate::raw::{self, EventFd, Mapping, Sys, NOWHERE};
@@ -404,15 +404,14 @@ fn stores_that_cross_the_end_of_a_zone(lab: &Lab) {
         }
         a.hlt()
     });
-    needs_mmio(lab, &mut machine);
-    machine.restart();
     let ring = Ring::map(machine.cpu.fd());
     assert_eq!(register(&machine.vm, HOLE, 16, MEMORY), Ok(0));
     let all = 0x8877_6655_4433_2211_u64.to_le_bytes();
     for offset in 0..16 {
         for len in [1, 2, 4, 8] {
             if offset + len > 16 {
-                assert_eq!(machine.run(), Stop::Mmio(HOLE + offset), "{len} bytes");
+                let write = Stop::MmioWrite(HOLE + offset, all[..len as usize].to_vec());
+                assert_eq!(machine.run(), write, "{len} bytes");
             }
         }
     }
@@ -437,19 +436,19 @@ fn stores_go_into_the_ring(lab: &Lab) {
         a.inc(rax)?;
         a.jmp(again)
     });
-    needs_mmio(lab, &mut machine);
-    machine.restart();
     let ring = Ring::map(machine.cpu.fd());
     assert_eq!(register(&machine.vm, HOLE, 8, MEMORY), Ok(0));
     ring.set(7, 7);
-    assert_eq!(machine.run(), Stop::Mmio(HOLE), "full");
-    assert_eq!(machine.regs().rax, u64::from(RING_LEN) - 1);
-    for n in 0..u64::from(RING_LEN) - 1 {
+    let full = u64::from(RING_LEN) - 1;
+    let write = Stop::MmioWrite(HOLE, full.to_le_bytes().to_vec());
+    assert_eq!(machine.run(), write, "full");
+    for n in 0..full {
         assert_eq!(ring.take(), written(MEMORY, HOLE, &n.to_le_bytes()));
     }
     assert_eq!(ring.take(), None);
     assert_eq!(unregister(&machine.vm, HOLE, 8, MEMORY), Ok(0));
-    assert_eq!(machine.run(), Stop::Mmio(HOLE), "no zone any more");
+    let write = Stop::MmioWrite(HOLE, (full + 1).to_le_bytes().to_vec());
+    assert_eq!(machine.run(), write, "no zone any more");
     assert_eq!(ring.take(), None);
 }
 
@@ -459,11 +458,9 @@ fn reading_memory_still_exits(lab: &Lab) {
         a.mov(eax, dword_ptr(rbx))?;
         a.hlt()
     });
-    needs_mmio(lab, &mut machine);
-    machine.restart();
     let ring = Ring::map(machine.cpu.fd());
     assert_eq!(register(&machine.vm, HOLE, 8, MEMORY), Ok(0));
-    assert_eq!(machine.run(), Stop::Mmio(HOLE));
+    assert_eq!(machine.run(), Stop::MmioRead(HOLE, 4));
     machine.expect_hlt();
     assert_eq!(ring.take(), None);
 }

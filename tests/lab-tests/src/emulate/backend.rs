@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The same guests with either backend: the processor checks the maps, or the module,
+//! which has to emulate each write to a page that has one. Exits, registers and memory
+//! must be equal, but for who denied.
+
+mod programs;
+
+use super::forms::{self, Form, PLACE};
+use super::random::{Numbers, Random};
+use super::rig::{Page, Rig, WINDOW};
+use super::trace::{trace, Exit, Trace};
+use crate::harness::{tests, Backend, Lab, Test};
+use crate::machine::{self, Assembled, Machine, Stop};
+use guest::asm::*;
+use guest::{Mode, Program, StorePattern, BACKGROUND, CODE, DATA, PAGE_SIZE, SCRATCH};
+use ioctl_api::subpage::{FULL, KVM_SPP_CAUSE_EMULATED, KVM_SPP_CAUSE_HARDWARE};
+
+tests![
+    causes_tell_the_backends_apart,
+    store_patterns,
+    every_form_allowed,
+    every_form_denied,
+    every_form_over_sub_pages,
+    every_form_over_pages,
+    what_is_stepped_over_is_done,
+    random_programs,
+];
+
+/// The tests of the parts.
+pub(crate) const ALL: &[&[Test]] = &[TESTS, programs::TESTS];
+
+const BOTH: [Backend; 2] = [Backend::Hardware, Backend::Software];
+
+fn needs_both(lab: &Lab) {
+    for backend in BOTH {
+        lab.needs_backend(backend);
+    }
+}
+
+/// The device with that backend.
+fn with(lab: &Lab, backend: Backend) -> Lab {
+    Lab::new(lab.device().to_owned(), Some(backend))
+}
+
+/// Asserts that both backends do the same to what `rig` makes.
+fn assert_same(lab: &Lab, what: &str, rig: impl Fn(&Lab) -> Rig) -> Trace {
+    let [hardware, software] = BOTH.map(|backend| trace(rig(&with(lab, backend))));
+    if let Some(why) = hardware.difference(&software) {
+        panic!("{what}: {why}");
+    }
+    hardware
+}
+
+/// How many writes were denied.
+fn denials(trace: &Trace) -> usize {
+    let denied = |exit: &Exit| matches!(exit, Exit::Stop(Stop::Spp(_)));
+    trace.exits.iter().filter(|(exit, _)| denied(exit)).count()
+}
+
+fn ended(trace: &Trace) -> bool {
+    matches!(trace.exits.last(), Some((Exit::Stop(Stop::Hlt), _)))
+}
+
+/// A guest that executes `code`, in a window of memory with these maps.
+fn rig(lab: &Lab, code: &[u8], maps: [u32; 4]) -> Rig {
+    let program = Program::assemble(Mode::Long, CODE, |a| {
+        a.db(code)?;
+        a.hlt()?;
+        Ok(vec![])
+    });
+    mapped(lab, program.expect("a program"), maps)
+}
+
+/// The same with any program.
+fn mapped(lab: &Lab, program: Program, maps: [u32; 4]) -> Rig {
+    let rig = Rig::with(Machine::load(machine::spp_vm(lab), program));
+    rig.map(&[0, 1, 2, 3].map(Page::Ram));
+    rig.set_vectors();
+    rig.machine
+        .vm
+        .set_maps(super::rig::RAM, &maps)
+        .expect("maps");
+    rig.machine.use_handler_stack();
+    rig
+}
+
+/// The form with its operand `offset` bytes into such a window.
+fn form_rig(lab: &Lab, form: &Form, offset: u64, maps: [u32; 4]) -> Rig {
+    let rig = rig(lab, &form.code, maps);
+    for (at, word) in (offset..).step_by(8).zip(&form.operand) {
+        let gpa = super::rig::RAM + at;
+        rig.machine.write(gpa, &word.to_le_bytes());
+    }
+    let operand = WINDOW + offset;
+    rig.machine.change_regs(|r| forms::registers(r, operand));
+    rig
+}
+
+fn causes_tell_the_backends_apart(lab: &Lab) {
+    needs_both(lab);
+    for backend in BOTH {
+        // mov [rbx], rdx
+        let mut rig = rig(
+            &with(lab, backend),
+            &[0x48, 0x89, 0x13],
+            [!1, FULL, FULL, FULL],
+        );
+        rig.machine.change_regs(|r| r.rbx = WINDOW + 8);
+        let Stop::Spp(exit) = rig.run() else {
+            panic!("no denial");
+        };
+        let cause = match backend {
+            Backend::Hardware => KVM_SPP_CAUSE_HARDWARE,
+            Backend::Software => KVM_SPP_CAUSE_EMULATED,
+        };
+        assert_eq!(exit.cause, cause, "{backend:?}");
+    }
+}
+
+/// The demo's guest: every width at every sub-page.
+fn store_patterns(lab: &Lab) {
+    needs_both(lab);
+    let maps = [FULL, 0, 0x5555_5555, 0x0ff0_1234];
+    let pattern = StorePattern {
+        base: DATA,
+        pages: maps.len() as u64,
+        scratch: SCRATCH,
+    };
+    let trace = assert_same(lab, "stores", |lab| {
+        let rig = mapped(lab, pattern.program(CODE).expect("a program"), maps);
+        let background = vec![BACKGROUND; maps.len() * PAGE_SIZE as usize];
+        rig.machine.write(DATA, &background);
+        rig
+    });
+    let allowed = |s: guest::Store| (maps[s.page as usize] >> s.subpage) & 1 != 0;
+    let denied = pattern.stores().filter(|s| !allowed(*s)).count();
+    assert_eq!((denials(&trace), ended(&trace)), (denied, true));
+}
+
+/// Executes each form with both backends; how many were denied.
+fn each_form(lab: &Lab, offset: u64, maps: [u32; 4]) -> usize {
+    needs_both(lab);
+    let mut denied = 0;
+    let mut failures = Vec::new();
+    for form in forms::all() {
+        if form.only_at_place && offset != PLACE {
+            continue;
+        }
+        let mut traces =
+            BOTH.map(|backend| trace(form_rig(&with(lab, backend), &form, offset, maps)));
+        for trace in &mut traces {
+            trace.forget_flags(form.undefined);
+        }
+        let [hardware, software] = traces;
+        if let Some(why) = hardware.difference(&software) {
+            failures.push(format!("{}: {why}", form.name));
+        }
+        denied += usize::from(denials(&hardware) > 0);
+    }
+    assert!(
+        failures.is_empty(),
+        "{}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    denied
+}
+
+/// Of the page, only what the forms write may be written.
+fn every_form_allowed(lab: &Lab) {
+    let denied = each_form(lab, PLACE, [0xf, FULL, FULL, FULL]);
+    assert_eq!(denied, 0);
+}
+
+/// Nothing else is denied.
+fn every_form_denied(lab: &Lab) {
+    let denied = each_form(lab, PLACE + 5, [!3, FULL, FULL, FULL]);
+    assert!(denied > 200, "{denied} forms write");
+}
+
+/// A processor that looks at the first byte's sub-page only is none to compare with.
+fn needs_whole_checks(lab: &Lab) {
+    needs_both(lab);
+    // mov [rbx], rdx, 4 bytes before a sub-page that is denied
+    let lab_hw = with(lab, Backend::Hardware);
+    let mut rig = rig(&lab_hw, &[0x48, 0x89, 0x13], [!2, FULL, FULL, FULL]);
+    rig.machine.change_regs(|r| r.rbx = WINDOW + 0x7c);
+    if !matches!(rig.run(), Stop::Spp(_)) {
+        lab.skip("this processor checks the first byte of a write only");
+    }
+}
+
+fn every_form_over_sub_pages(lab: &Lab) {
+    needs_whole_checks(lab);
+    for (before, map) in [(1, !2), (3, !1), (2, 3), (5, !3)] {
+        each_form(lab, 0x80 - before, [map, FULL, FULL, FULL]);
+    }
+}
+
+fn every_form_over_pages(lab: &Lab) {
+    let last = 1 << 31;
+    for (before, maps) in [
+        (1, [last, 1]),
+        (3, [FULL, !1]),
+        (2, [!last, FULL]),
+        (5, [!last, !1]),
+        (7, [last | (last >> 1), 3]),
+    ] {
+        each_form(lab, PAGE_SIZE - before, [maps[0], maps[1], FULL, FULL]);
+    }
+}
+
+type Emit = fn(&mut CodeAssembler) -> Assembled;
+
+/// Instructions that nobody emulates, for which the processor is asked.
+const STEPPED: [(&str, Emit); 12] = [
+    ("fxsave", |a| a.fxsave(ptr(rbx))),
+    ("xsave", |a| a.xsave(ptr(rbx))),
+    ("fnsave", |a| a.fnsave(ptr(rbx))),
+    ("fnstenv", |a| a.fnstenv(ptr(rbx))),
+    ("fnstcw", |a| a.fnstcw(word_ptr(rbx))),
+    ("fst", |a| {
+        a.fldpi()?;
+        a.fst(qword_ptr(rbx))
+    }),
+    ("fstp m80", |a| {
+        a.fldpi()?;
+        a.fstp(tword_ptr(rbx))
+    }),
+    ("fistp", |a| {
+        a.fldpi()?;
+        a.fistp(dword_ptr(rbx))
+    }),
+    ("stmxcsr", |a| a.stmxcsr(dword_ptr(rbx))),
+    ("movntq", |a| a.movntq(qword_ptr(rbx), mm1)),
+    ("pextrd", |a| a.pextrd(dword_ptr(rbx), xmm3, 2)),
+    ("vextractf128", |a| {
+        a.vextractf128(xmmword_ptr(rbx), ymm3, 1)
+    }),
+];
+
+/// They write what they may, and are denied where they may not.
+fn what_is_stepped_over_is_done(lab: &Lab) {
+    needs_both(lab);
+    for (name, emit) in STEPPED {
+        let code = Program::assemble(Mode::Long, CODE, |a| {
+            a.fninit()?;
+            emit(a).map(|()| vec![])
+        });
+        let code = code.expect(name).code;
+        let run = |offset: u64, maps: [u32; 4]| {
+            assert_same(lab, name, |lab| {
+                let rig = rig(lab, &code, maps);
+                rig.machine.change_regs(|r| {
+                    (r.rbx, r.rax, r.rdx) = (WINDOW + offset, 7, 0);
+                });
+                rig
+            })
+        };
+        // 512 bytes and more, up to 8 sub-pages, from the third on.
+        let trace = run(0x100, [0x3fc, FULL, FULL, FULL]);
+        assert_eq!((denials(&trace), ended(&trace)), (0, true), "{name}");
+        let trace = run(0x100, [!4, FULL, FULL, FULL]);
+        assert_eq!((denials(&trace), ended(&trace)), (1, true), "{name}");
+    }
+}
+
+/// Random instructions under random maps.
+fn random_programs(lab: &Lab) {
+    needs_whole_checks(lab);
+    let mut denied = 0;
+    for seed in 1..=super::random::HOW_MANY {
+        let program = Random::new(seed, |_| true);
+        let mut numbers = Numbers::new(seed);
+        // Three of four sub-pages may be written.
+        let maps = [(); 4].map(|()| (numbers.below(1 << 32) | numbers.below(1 << 32)) as u32);
+        let mut traces =
+            BOTH.map(|backend| trace(mapped(&with(lab, backend), program.assemble(), maps)));
+        for trace in &mut traces {
+            trace.forget_flags(program.undefined);
+        }
+        let [hardware, software] = traces;
+        if let Some(why) = hardware.difference(&software) {
+            panic!("seed {seed}, {maps:x?}, {:?}: {why}", program.names());
+        }
+        assert!(ended(&hardware), "seed {seed}");
+        denied += denials(&hardware);
+    }
+    assert!(denied > 100, "{denied} denials");
+}
