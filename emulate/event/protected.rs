@@ -39,26 +39,18 @@ struct Handler {
 /// # Errors
 ///
 /// As for [`deliver`](super::deliver).
+// Not inlined, here and below: what is on the stack of one is not on that of another.
+#[inline(never)]
 pub(super) fn deliver(guest: &mut Guest<'_>, event: &Event) -> Result<(), Stop> {
     let handler = Handler::find(guest, event)?;
-    let external = event.external();
-    let image = handler.image(guest.cpu, event);
-    let pushed = handler.pushed(guest.cpu, &image, external)?;
-    handler.check_offset(guest.cpu, external)?;
-    let writer = Writer {
-        cpl: handler.cpl,
-        slot: handler.gate.slot,
-        external,
-    };
-    let frame = Frame::prepare(guest, &pushed, writer)?;
-    handler.mark(guest)?;
-    frame.write(guest, image.bytes())?;
-    handler.enter(guest.cpu, &pushed);
+    let pointer = handler.push(guest, event)?;
+    handler.enter(guest.cpu, pointer);
     Ok(())
 }
 
 impl Handler {
     /// Reads and checks gate, code segment and stack.
+    #[inline(never)]
     fn find(guest: &mut Guest<'_>, event: &Event) -> Result<Self, Stop> {
         let external = event.external();
         let gate = Gate::read(guest, event)?;
@@ -93,7 +85,25 @@ impl Handler {
         })
     }
 
-    /// What the handler finds on its stack.
+    /// Writes what the handler finds on its stack. Returns the stack pointer.
+    #[inline(never)]
+    fn push(&self, guest: &mut Guest<'_>, event: &Event) -> Result<u64, Stop> {
+        let external = event.external();
+        let image = self.image(guest.cpu, event);
+        let pushed = self.pushed(guest.cpu, &image, external)?;
+        self.check_offset(guest.cpu, external)?;
+        let writer = Writer {
+            cpl: self.cpl,
+            slot: self.gate.slot,
+            external,
+        };
+        let frame = Frame::prepare(guest, &pushed, writer)?;
+        self.mark(guest)?;
+        frame.write(guest, image.bytes())?;
+        Ok(pushed.pointer)
+    }
+
+    /// That, from its lowest address on.
     fn image(&self, cpu: &Cpu, event: &Event) -> Image<FRAME> {
         let selector = |seg| u64::from(cpu.segment(seg).selector);
         let mut image = Image::new(self.gate.slot);
@@ -152,7 +162,7 @@ impl Handler {
     }
 
     /// Changes the registers.
-    fn enter(&self, cpu: &mut Cpu, pushed: &Pushed) {
+    fn enter(&self, cpu: &mut Cpu, pointer: u64) {
         if cpu.rflags & rflags::VM != 0 {
             let null = Segment {
                 unusable: true,
@@ -165,7 +175,7 @@ impl Handler {
         if self.inner {
             cpu.set_segment(Seg::Ss, self.stack.segment);
         }
-        cpu.set_gpr_sized(RSP, self.stack.width, pushed.pointer);
+        cpu.set_gpr_sized(RSP, self.stack.width, pointer);
         cpu.enter_code(&self.code, self.cpl);
         cpu.set_cpl(self.cpl);
         cpu.rip = self.gate.offset;

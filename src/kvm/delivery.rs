@@ -84,6 +84,8 @@ pub(crate) fn deliver(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<Us
 }
 
 /// Delivers an event, or finds out what stops it.
+// Not inlined: the stack has the registers once more where it is called.
+#[inline(never)]
 fn attempt(
     vm: &Vm,
     state: &mut State,
