@@ -22,6 +22,8 @@ pub mod rflags {
     pub const SF: u64 = 1 << 7;
     /// Single step.
     pub const TF: u64 = 1 << 8;
+    /// Maskable interrupts may come.
+    pub const IF: u64 = 1 << 9;
     /// String instructions go down.
     pub const DF: u64 = 1 << 10;
     /// Overflow.
@@ -36,6 +38,8 @@ pub mod rflags {
     pub const VM: u64 = 1 << 17;
     /// Alignment checks; with SMAP, access to user pages.
     pub const AC: u64 = 1 << 18;
+    /// IF of programs that have no say in the real one.
+    pub const VIF: u64 = 1 << 19;
     /// The flags that arithmetic sets.
     pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 }

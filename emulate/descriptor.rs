@@ -203,12 +203,6 @@ impl Descriptor {
         !self.is_system() && self.kind() & ACCESSED == 0
     }
 
-    /// The byte that loading it writes, if it does.
-    pub(crate) fn accessed_byte(&self, guest: &Guest<'_>) -> Option<Gva> {
-        self.is_fresh()
-            .then(|| guest.cpu.linear(self.at, ACCESS_BYTE))
-    }
-
     /// Prepares the accessed flag, if it is not set already.
     ///
     /// # Errors
@@ -256,6 +250,11 @@ pub(crate) struct Flag {
 }
 
 impl Flag {
+    /// The descriptor is a device's, or in read-only memory.
+    pub(crate) fn device(&self) -> bool {
+        self.span.device()
+    }
+
     /// Makes the change, in one locked access as the processor does (SDM 3A 8.1.2.1).
     ///
     /// # Errors
@@ -264,6 +263,25 @@ impl Flag {
     pub(crate) fn set(self, guest: &mut Guest<'_>) -> Result<(), Stop> {
         guest.exchange(self.span, &[self.old], &[self.new])
     }
+}
+
+/// Prepares the accessed flags of descriptors that are loaded together.
+///
+/// # Errors
+///
+/// The [`Stop`] that the writes end in.
+#[inline(never)]
+pub(crate) fn prepare_flags(
+    guest: &mut Guest<'_>,
+    descriptors: [Option<&Descriptor>; 2],
+    flags: &mut [Option<Flag>; 2],
+) -> Result<(), Stop> {
+    for (flag, descriptor) in flags.iter_mut().zip(descriptors) {
+        if let Some(descriptor) = descriptor {
+            *flag = descriptor.prepare_accessed(guest)?;
+        }
+    }
+    Ok(())
 }
 
 /// The linear address of the `len` bytes that a selector stands for.

@@ -6,7 +6,7 @@
 use ept::Gva;
 
 use crate::cpu::gpr::RSP;
-use crate::cpu::{mask, Cpu, Segment};
+use crate::cpu::{mask, rflags, Cpu, Segment};
 use crate::descriptor::{error_code, is_null, read_system, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{CodeSize, Seg};
@@ -180,6 +180,45 @@ pub(crate) const fn null_stack(cpl: u8) -> Segment {
     }
 }
 
+/// What is pushed, `N` bytes at most, from its lowest address on: the last push is first.
+pub(crate) struct Image<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+    size: u8,
+}
+
+impl<const N: usize> Image<N> {
+    /// Of slots of 2, 4 or 8 bytes.
+    pub(crate) const fn new(size: u8) -> Self {
+        Self {
+            bytes: [0; N],
+            len: 0,
+            size,
+        }
+    }
+
+    /// Adds a slot above the others.
+    pub(crate) fn slot(&mut self, value: u64) {
+        let size = usize::from(self.size);
+        let slot = self.bytes.iter_mut().skip(self.len).take(size);
+        for (to, from) in slot.zip(value.to_le_bytes()) {
+            *to = from;
+        }
+        self.len = self.len.saturating_add(size);
+    }
+
+    /// How many slots there are.
+    pub(crate) fn slots(&self) -> u16 {
+        let slots = self.len.checked_div(self.size.into()).unwrap_or(0);
+        slots as u16
+    }
+
+    /// All slots.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
+
 impl Cpu {
     /// Enters or leaves a privilege level, with what depends on it.
     pub(crate) fn set_cpl(&mut self, cpl: u8) {
@@ -196,6 +235,30 @@ impl Cpu {
             (false, true) => CodeSize::Bits32,
             (false, false) => CodeSize::Bits16,
         };
+    }
+
+    /// Loads CS; the RPL of its selector becomes the privilege level.
+    #[inline(never)]
+    pub(crate) fn enter_code(&mut self, target: &Descriptor, cpl: u8) {
+        let segment = target.segment();
+        self.set_code_segment(Segment {
+            selector: segment.selector & 0xfffc | u16::from(cpl),
+            ..segment
+        });
+    }
+
+    /// Loads CS in real and virtual-8086 mode. Real mode keeps the limit and the rights
+    /// that the hidden part has, as processors since the Pentium do; virtual-8086 mode has
+    /// its own (SDM 3A 20.2.1).
+    pub(crate) fn set_real_code_segment(&mut self, selector: u16) {
+        let mut segment = *self.segment(Seg::Cs);
+        segment.selector = selector;
+        segment.base = u64::from(selector) << 4;
+        if self.rflags & rflags::VM != 0 {
+            segment.limit = 0xffff;
+            segment.attributes = 0xf3;
+        }
+        self.set_segment(Seg::Cs, segment);
     }
 }
 

@@ -18,6 +18,7 @@
 pub(crate) mod area;
 pub(crate) mod bus;
 pub(crate) mod control;
+pub(crate) mod delivery;
 pub(crate) mod dev;
 pub(crate) mod emulator;
 pub(crate) mod entry;

@@ -21,13 +21,13 @@ mod ret;
 
 use super::{next_rip, operand, retire_at, Done};
 use crate::cpu::gpr::RSP;
-use crate::cpu::{mask, rflags, Cpu, Segment};
+use crate::cpu::{mask, Cpu};
 use crate::descriptor::{error_code, is_null, rpl, system, Descriptor, Flag};
 use crate::guard::{Guest, Intent, Span};
 use crate::insn::{Insn, Seg};
 use crate::op::Op;
 use crate::segment;
-use crate::stack::{Pushed, Stack};
+use crate::stack::{Image, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 const CR4_CET: u64 = 1 << 23;
@@ -113,21 +113,8 @@ fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, 
         guest.commit(span, image.bytes())?;
         guest.cpu.set_gpr_sized(RSP, width, pushed.pointer);
     }
-    set_real_code_segment(guest.cpu, to.selector);
+    guest.cpu.set_real_code_segment(to.selector);
     Ok(to.offset)
-}
-
-/// Real mode keeps the limit and the rights that the hidden part has, as processors since
-/// the Pentium do; virtual-8086 mode has its own (SDM 3A 20.2.1).
-fn set_real_code_segment(cpu: &mut Cpu, selector: u16) {
-    let mut segment = *cpu.segment(Seg::Cs);
-    segment.selector = selector;
-    segment.base = u64::from(selector) << 4;
-    if cpu.rflags & rflags::VM != 0 {
-        segment.limit = 0xffff;
-        segment.attributes = 0xf3;
-    }
-    cpu.set_segment(Seg::Cs, segment);
 }
 
 /// Finds out what the selector of a CALL or JMP stands for.
@@ -177,7 +164,14 @@ fn code(
     if !target.is_present() {
         return Err(Exception::np(error).into());
     }
-    let stack = Stack::current(guest.cpu);
+    // What is entered decides, as it does on processors: 64-bit code pushes by RSP, and
+    // all other code in the stack segment, also where it is called from the other.
+    let mut stack = Stack::current(guest.cpu);
+    stack.width = match (enters_64_bit(guest.cpu, target), stack.segment.big()) {
+        (true, _) => 8,
+        (false, true) => 4,
+        (false, false) => 2,
+    };
     Transfer {
         target: *target,
         offset: to.offset,
@@ -194,10 +188,15 @@ fn is_mixed(cpu: &Cpu, target: &Descriptor) -> bool {
     cpu.paging.long_mode() && target.is_long() && target.is_big()
 }
 
+/// Whether code is of 64 bits.
+const fn enters_64_bit(cpu: &Cpu, target: &Descriptor) -> bool {
+    cpu.paging.long_mode() && target.is_long()
+}
+
 /// Checks an offset in a segment that is about to be CS.
 #[inline(never)]
 fn check_offset(cpu: &Cpu, target: &Descriptor, offset: u64) -> Result<(), Exception> {
-    let inside = match cpu.paging.long_mode() && target.is_long() {
+    let inside = match enters_64_bit(cpu, target) {
         true => cpu.paging.canonical(offset),
         false => offset <= target.limit().into(),
     };
@@ -248,19 +247,9 @@ impl Transfer {
             let width = self.stack.width;
             guest.cpu.set_gpr_sized(RSP, width, pushed.pointer);
         }
-        set_code_segment(guest.cpu, &self.target, self.cpl);
+        guest.cpu.enter_code(&self.target, self.cpl);
         Ok(self.offset)
     }
-}
-
-/// Loads CS; the RPL of its selector is the privilege level.
-#[inline(never)]
-fn set_code_segment(cpu: &mut Cpu, target: &Descriptor, cpl: u8) {
-    let segment = target.segment();
-    cpu.set_code_segment(Segment {
-        selector: segment.selector & 0xfffc | u16::from(cpl),
-        ..segment
-    });
 }
 
 /// Prepares what is pushed by code at this privilege level.
@@ -278,42 +267,13 @@ fn set_flag(guest: &mut Guest<'_>, flag: Option<Flag>) -> Result<(), Stop> {
     flag.map_or(Ok(()), |flag| flag.set(guest))
 }
 
-/// What is pushed, `N` bytes at most, from its lowest address on: the last push is first.
-struct Image<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-    size: u8,
-}
-
 /// CS:RIP.
 type Return = Image<16>;
 
 impl<const N: usize> Image<N> {
-    /// Of slots of 2, 4 or 8 bytes.
-    const fn new(size: u8) -> Self {
-        Self {
-            bytes: [0; N],
-            len: 0,
-            size,
-        }
-    }
-
-    fn slot(&mut self, value: u64) {
-        let size = usize::from(self.size);
-        let slot = self.bytes.iter_mut().skip(self.len).take(size);
-        for (to, from) in slot.zip(value.to_le_bytes()) {
-            *to = from;
-        }
-        self.len = self.len.saturating_add(size);
-    }
-
     fn far(&mut self, pointer: Far) {
         self.slot(pointer.offset);
         self.slot(pointer.selector.into());
-    }
-
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&self.bytes)
     }
 }
 

@@ -16,8 +16,6 @@ use crate::segment;
 use crate::stop::{Exception, Stop};
 
 const CR4_VME: u64 = 1 << 0;
-const VIF: u64 = 1 << 19;
-const IF: u64 = 1 << 9;
 
 /// Executes PUSH, also of segment registers, and PUSHF.
 pub(super) fn push(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
@@ -121,6 +119,9 @@ fn flags_image(cpu: &Cpu, size: u8) -> Result<u64, Stop> {
     if cpu.paging.cr4 & CR4_VME == 0 || size != 2 {
         return Err(Exception::gp(0).into());
     }
-    let interrupts = if image & VIF != 0 { IF } else { 0 };
-    Ok(image & !IF | interrupts | rflags::IOPL)
+    let interrupts = match image & rflags::VIF {
+        0 => 0,
+        _ => rflags::IF,
+    };
+    Ok(image & !rflags::IF | interrupts | rflags::IOPL)
 }

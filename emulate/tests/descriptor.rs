@@ -84,7 +84,6 @@ fn flags_are_set_only_in_what_was_read() {
     let mut machine = Machine::protected(0);
     machine.set(0x08, descriptor(0, 0xfffff, CODE & !1, FLAT));
     let d = read(&mut machine, 0x08).unwrap();
-    assert_eq!(d.accessed_byte(&machine.guest()), Some(Gva::new(GDT + 13)));
     // Somebody makes it data meanwhile.
     let other = descriptor(0, 0xfffff, DATA & !1, FLAT);
     machine
@@ -105,5 +104,4 @@ fn flags_are_set_only_in_what_was_read() {
     let d = read(&mut machine, 0x08).unwrap();
     let mut guest = machine.guest();
     assert!(d.prepare_accessed(&mut guest).unwrap().is_none());
-    assert_eq!(d.accessed_byte(&guest), None);
 }

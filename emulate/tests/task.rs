@@ -181,7 +181,8 @@ fn the_old_task_is_saved() {
 #[test]
 fn a_16_bit_task_has_less() {
     for reason in ALL {
-        let mut machine = machine(reason, false, 0x0246, [0x10, 0x28, 0x10, 0x10, 0, 0, 0]);
+        let selectors = [0x10, 0x28, 0x10, 0x10, 0, 0, 0x50];
+        let mut machine = machine(reason, false, 0x0246, selectors);
         machine.model.ram.write(NEW + 0x0e, &[0x00, 0x03]);
         machine.cpu.tr.attributes = 0x83;
         machine.cpu.tr.limit = 0x29;
@@ -192,7 +193,7 @@ fn a_16_bit_task_has_less() {
         assert_eq!((cpu.rip, cpu.code), (0x300, CodeSize::Bits16));
         assert_eq!(cpu.gprs[3], 3);
         assert!(cpu.segment(Seg::Fs).unusable && cpu.segment(Seg::Gs).unusable);
-        assert!(cpu.ldtr.unusable);
+        assert_eq!((cpu.ldtr.selector, cpu.ldtr.base), (0x50, 0x5800));
         assert_eq!((cpu.tr.attributes, cpu.tr.limit), (0x83, 0x2b));
         if reason == FAULT {
             assert_eq!(cpu.gprs[4], 0x9ffe);
@@ -306,6 +307,19 @@ fn the_new_tss_is_checked() {
         let code = u32::from(selector & !3);
         assert_eq!(got, Err(Exception::gp(code).into()));
     }
+    // A TSS is never null, and never in an LDT.
+    for (gpa, selector) in [(GDT, 0), (0x5808, 0x0c)] {
+        let mut machine = machine(Reason::Jmp, true, 2, LEVEL_0);
+        let entry = machine.u64(GDT + u64::from(SELECTOR));
+        machine.model.ram.write_u64(gpa, entry);
+        let request = Switch {
+            selector,
+            reason: Reason::Jmp,
+            next_rip: 0,
+        };
+        let got = switch(&mut machine.guest(), &request);
+        assert_eq!(got, gp(selector.into()));
+    }
     let mut machine = Machine::ia32e(0, false);
     let refused = Err(Stop::Refused(Op::Unknown));
     assert_eq!(run(&mut machine, Reason::Jmp), refused);
@@ -369,6 +383,7 @@ fn the_new_segments_are_checked() {
         };
         assert_eq!(bad.selector, selector);
         assert_eq!(bad.unusable, register != cs);
+        assert_eq!(bad.base, 0);
         let (cs, ss) = (cpu.segment(Seg::Cs), cpu.segment(Seg::Ss));
         assert_eq!((cs.dpl(), ss.dpl()), (cpu.cpl, cpu.cpl));
         assert_eq!(cpu.cpl, (selectors[1] & 3) as u8);
@@ -417,9 +432,12 @@ fn accessed_flags_are_set() {
     let mut machine = machine(Reason::Call, true, 2, LEVEL_0);
     machine.set(0x08, descriptor(0, 0xfffff, CODE & !1, FLAT));
     machine.set(0x10, descriptor(0, 0xfffff, DATA & !1, FLAT));
+    machine.set(0x20, descriptor(0, 0xfffff, 0xf2, FLAT));
+    machine.model.ram.write(NEW + 0x58, &[0x20]);
     assert_eq!(run(&mut machine, Reason::Call), DONE);
     assert_eq!(kind(&mut machine, 0x08), CODE);
     assert_eq!(kind(&mut machine, 0x10), DATA);
+    assert_eq!(kind(&mut machine, 0x20), 0xf3);
     assert_eq!(machine.cpu.segment(Seg::Ss).attributes, 0xc093);
 }
 
@@ -553,6 +571,11 @@ fn the_new_task_has_its_own_address_space() {
         assert_eq!(run(&mut machine, FAULT), raises(fault));
         assert_eq!(machine.u32(TSS + 0x20), 0x1007);
     }
+    // The low bits of CR3 are no part of the address.
+    let mut machine = setup(true);
+    machine.model.ram.write_u32(NEW + 0x1c, new as u32 | 0x1f);
+    assert_eq!(run(&mut machine, FAULT), DONE);
+    assert_eq!(machine.cpu.paging.pdptes[0], (new + 0x2000) | 1);
     // Reserved bits are the old task's fault.
     for bit in [1, 2, 5, 8, 52, 63] {
         let mut machine = setup(true);

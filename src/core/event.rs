@@ -20,16 +20,16 @@
 use crate::exit::RawExit;
 
 /// Bit 31 of the interruption-information fields.
-const VALID: u32 = 1 << 31;
+pub(crate) const VALID: u32 = 1 << 31;
 /// Bit 11: an error code goes with the event.
-const HAS_ERROR_CODE: u32 = 1 << 11;
+pub(crate) const HAS_ERROR_CODE: u32 = 1 << 11;
 
-const EXTERNAL_INTERRUPT: u32 = 0;
-const NMI: u32 = 2;
-const HARDWARE_EXCEPTION: u32 = 3;
-const SOFTWARE_INTERRUPT: u32 = 4;
-const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
-const SOFTWARE_EXCEPTION: u32 = 6;
+pub(crate) const EXTERNAL_INTERRUPT: u32 = 0;
+pub(crate) const NMI: u32 = 2;
+pub(crate) const HARDWARE_EXCEPTION: u32 = 3;
+pub(crate) const SOFTWARE_INTERRUPT: u32 = 4;
+pub(crate) const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
+pub(crate) const SOFTWARE_EXCEPTION: u32 = 6;
 
 /// Vector of NMIs, which is never an exception.
 const NMI_VECTOR: u8 = 2;
@@ -91,13 +91,13 @@ impl Exception {
     }
 }
 
-/// An interrupt to deliver.
+/// INT n, whose delivery was cut short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interrupt {
+pub struct SoftwareInterrupt {
     /// Vector.
     pub vector: u8,
-    /// For INT n, whose delivery was cut short: its length in bytes.
-    pub soft_len: Option<u8>,
+    /// Instruction length in bytes.
+    pub len: u8,
 }
 
 /// What the guest's state says about taking events now.
@@ -177,7 +177,9 @@ pub enum NmiBlocking {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events {
     pub(crate) exception: Option<Exception>,
-    pub(crate) interrupt: Option<Interrupt>,
+    pub(crate) software: Option<SoftwareInterrupt>,
+    /// Vector of an external interrupt.
+    pub(crate) interrupt: Option<u8>,
     /// An NMI whose delivery was cut short.
     pub(crate) nmi_injected: bool,
     /// NMIs that wait for their turn, at most 2.
@@ -191,6 +193,7 @@ impl Events {
     pub const fn new() -> Self {
         Self {
             exception: None,
+            software: None,
             interrupt: None,
             nmi_injected: false,
             nmi_pending: 0,
@@ -203,9 +206,7 @@ impl Events {
     pub fn raise(&mut self, new: Exception) {
         // INT n faulted while it was delivered: RIP still points at it, so the
         // guest runs it again after the exception.
-        if self.interrupt.is_some_and(|i| i.soft_len.is_some()) {
-            self.interrupt = None;
-        }
+        self.software = None;
         self.exception = match self.exception {
             None => Some(new),
             Some(old) if old.vector == DF && class(new.vector) != Class::Benign => {
@@ -228,17 +229,13 @@ impl Events {
     /// KVM_INTERRUPT without an in-kernel interrupt controller does.
     #[inline]
     pub fn queue_interrupt(&mut self, vector: u8) {
-        self.interrupt = Some(Interrupt {
-            vector,
-            soft_len: None,
-        });
+        self.interrupt = Some(vector);
     }
 
     /// The external interrupt that waits, for `interrupt_bitmap` of KVM_GET_SREGS.
     #[inline]
-    pub fn external_interrupt(&self) -> Option<u8> {
-        let interrupt = self.interrupt.filter(|i| i.soft_len.is_none());
-        interrupt.map(|i| i.vector)
+    pub const fn external_interrupt(&self) -> Option<u8> {
+        self.interrupt
     }
 
     /// Queues an NMI. The processor latches one more while one is being
@@ -259,6 +256,7 @@ impl Events {
     #[inline]
     pub const fn any(&self) -> bool {
         self.exception.is_some()
+            || self.software.is_some()
             || self.interrupt.is_some()
             || self.nmi_injected
             || self.nmi_pending > 0
@@ -272,6 +270,7 @@ impl Events {
             || self.nmi_injected
             || (self.nmi_pending > 0 && state.nmis_open())
             || self.exception.is_some()
+            || self.software.is_some()
             || self.triple_fault
     }
 
@@ -281,6 +280,7 @@ impl Events {
     pub const fn ready_for_interrupt(&self, state: &Interruptibility) -> bool {
         state.interrupts_open()
             && self.exception.is_none()
+            && self.software.is_none()
             && self.interrupt.is_none()
             && !self.nmi_injected
     }
@@ -294,18 +294,18 @@ impl Events {
             self.nmi_injected = false;
             return Some(injection(NMI, NMI_VECTOR, 0));
         }
-        let soft = self.interrupt.is_some_and(|i| i.soft_len.is_some());
-        if !soft && self.nmi_pending > 0 && state.nmis_open() {
+        if let Some(int) = self.software.take() {
+            return Some(injection(SOFTWARE_INTERRUPT, int.vector, int.len));
+        }
+        if self.nmi_pending > 0 && state.nmis_open() {
             self.nmi_pending -= 1;
             return Some(injection(NMI, NMI_VECTOR, 0));
         }
-        if !soft && !state.interrupts_open() {
+        if !state.interrupts_open() {
             return None;
         }
-        self.interrupt.take().map(|i| match i.soft_len {
-            Some(len) => injection(SOFTWARE_INTERRUPT, i.vector, len),
-            None => injection(EXTERNAL_INTERRUPT, i.vector, 0),
-        })
+        let vector = self.interrupt.take()?;
+        Some(injection(EXTERNAL_INTERRUPT, vector, 0))
     }
 
     /// Puts back an event whose VM entry did not happen.
@@ -363,10 +363,7 @@ impl Events {
                 return;
             }
             SOFTWARE_INTERRUPT => {
-                self.interrupt = Some(Interrupt {
-                    vector,
-                    soft_len: Some(len),
-                });
+                self.software = Some(SoftwareInterrupt { vector, len });
                 return;
             }
             HARDWARE_EXCEPTION => Origin::Hardware,

@@ -10,7 +10,7 @@ use ioctl_api::vcpu::{
 };
 
 use crate::errno::Errno;
-use crate::event::{Events, Exception, Interrupt, Interruptibility, Origin};
+use crate::event::{Events, Exception, Interruptibility, Origin, SoftwareInterrupt};
 
 /// Flags that may be set: exception payloads and the triple fault need
 /// capabilities that this device does not have.
@@ -45,8 +45,9 @@ pub fn save(events: &Events, state: &Interruptibility) -> VcpuEvents {
     VcpuEvents {
         exception: save_exception(events),
         interrupt: InterruptEvent {
-            injected: u8::from(events.external_interrupt().is_some()),
-            nr: events.interrupt.map_or(0, |i| i.vector),
+            // INT n is not reported, for it will be executed again.
+            injected: u8::from(events.interrupt.is_some()),
+            nr: events.interrupt.unwrap_or(0),
             soft: 0,
             shadow,
         },
@@ -93,9 +94,12 @@ pub fn load(current: &Events, abi: &VcpuEvents) -> Result<NewEvents, Errno> {
         return Err(Errno::Einval);
     }
     let nmi_blocked = abi.nmi.masked != 0;
+    let interrupt = (abi.interrupt.injected != 0).then_some(abi.interrupt.nr);
+    let soft = abi.interrupt.soft != 0;
     let mut events = Events {
         exception: exception.then(|| load_exception(&abi.exception)),
-        interrupt: (abi.interrupt.injected != 0).then(|| load_interrupt(&abi.interrupt)),
+        software: interrupt.filter(|_| soft).map(load_software_interrupt),
+        interrupt: interrupt.filter(|_| !soft),
         nmi_injected: abi.nmi.injected != 0,
         ..*current
     };
@@ -130,10 +134,10 @@ fn load_exception(abi: &ExceptionEvent) -> Exception {
     }
 }
 
-fn load_interrupt(abi: &InterruptEvent) -> Interrupt {
-    Interrupt {
-        vector: abi.nr,
-        soft_len: (abi.soft != 0).then_some(INT_N_LEN),
+const fn load_software_interrupt(vector: u8) -> SoftwareInterrupt {
+    SoftwareInterrupt {
+        vector,
+        len: INT_N_LEN,
     }
 }
 
@@ -177,6 +181,23 @@ mod tests {
         assert_eq!(loaded.shadow, Some(0));
         assert!(!loaded.nmi_blocked);
         assert_eq!(loaded.events.inject(&OPEN).unwrap().intr_info, 0x8000_0b0e);
+    }
+
+    #[test]
+    fn software_interrupts() {
+        let mut abi = VcpuEvents::default();
+        (abi.interrupt.injected, abi.interrupt.nr, abi.interrupt.soft) = (1, 0x80, 1);
+        let mut current = Events::new();
+        current.queue_interrupt(0x31);
+        let mut loaded = load(&current, &abi).unwrap().events;
+        assert_eq!(save(&loaded, &OPEN).interrupt.injected, 0);
+        let injection = loaded.inject(&OPEN).unwrap();
+        assert_eq!((injection.intr_info, injection.insn_len), (0x8000_0480, 2));
+        assert!(!loaded.any());
+        // It goes as it comes.
+        let before = load(&current, &abi).unwrap().events;
+        let after = load(&before, &VcpuEvents::default()).unwrap().events;
+        assert!(!after.any());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!   VMCS values --> exit::Exit --> cpuid, msr, sregs, step  --> new register values
 //!                        |
 //!                        +-----> fault  (slots + spp verdict) --> map / deny / MMIO
-//!                        +-----> event  --> VM-entry event injection
+//!                        +-----> event  --> VM-entry event injection, or delivery
 //!   capability MSRs --> cap::Caps --> VMCS controls
 //! ```
 //!
@@ -25,6 +25,7 @@ pub mod cap;
 mod control;
 pub mod cpuid;
 pub mod cr;
+pub mod delivery;
 pub mod errno;
 pub mod event;
 pub mod events_abi;

@@ -438,22 +438,13 @@ impl State {
     ) -> Result<Done, Stop> {
         let (fpu, emulator) = self.emulation();
         emulator.journal.begin(at);
-        let mut guest = guard::Guest {
-            cpu: &mut emulator.cpu,
-            fpu,
-            memory,
-            devices: &mut emulator.journal,
-        };
+        let mut guest = guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal);
         exec::execute(&mut guest, insn)
     }
 
     /// Takes general registers, RIP and RFLAGS over from the emulator.
     fn take_registers(&mut self) {
-        let cpu = &self.emulator.cpu;
-        self.guest.regs.gprs = cpu.gprs;
-        self.guest.rip = cpu.rip;
-        self.guest.rflags = cpu.rflags;
-        self.guest.dirty = true;
+        self.guest.take_registers(&self.emulator.cpu);
         self.emulator.registers = Registers::Stale;
     }
 }
@@ -468,5 +459,13 @@ impl Guest {
     /// caused it will be, too. A wrong guess costs some VMREADs.
     pub(crate) fn emulates_here(&self) -> bool {
         self.emulated == Some(self.exit_gfn())
+    }
+
+    /// Takes general registers, RIP and RFLAGS over from the emulator.
+    pub(crate) fn take_registers(&mut self, cpu: &Cpu) {
+        self.regs.gprs = cpu.gprs;
+        self.rip = cpu.rip;
+        self.rflags = cpu.rflags;
+        self.dirty = true;
     }
 }

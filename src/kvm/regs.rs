@@ -366,10 +366,14 @@ impl Guest {
         paging.reserved_address = Paging::reserved_address(shim::kvm_spp_phys_bits());
     }
 
-    /// Takes CS and SS over from the emulator, which a far transfer replaces.
+    /// Takes the segment registers over from the emulator, which a far transfer or the
+    /// delivery of an event replaces.
     pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &emulate::cpu::Cpu) {
-        for (fields, seg) in [(&CS, Seg::Cs), (&SS, Seg::Ss)] {
-            fields.take(vmcs, cpu.segment(seg));
+        for (fields, segment) in [&ES, &CS, &SS, &DS, &FS, &GS]
+            .into_iter()
+            .zip(&cpu.segments)
+        {
+            fields.take(vmcs, segment);
         }
         self.fetch_code_segment(vmcs);
     }

@@ -5,6 +5,7 @@
 
 use super::{
     area::Area,
+    delivery,
     emulator,
     guest::GuestMemory,
     report::{
@@ -57,8 +58,14 @@ pub(crate) fn resolve(
             vm.fault(&mut state.guest.reserve, gfn, write)?;
             Ok(None)
         }
+        // As for an instruction, below.
         Outcome::Denied { mask } if violation.event_delivery => {
-            denied(vm, state, violation, mask, map, cause).map(Some)
+            match delivery::deliver(vm, state, cause)? {
+                Some(UserExit::Undeliverable) => {
+                    denied(vm, state, violation, mask, map, cause).map(Some)
+                }
+                exit => Ok(exit),
+            }
         }
         // Whether the instruction still is the one that was stopped, and all that it
         // writes, the emulator finds out; it stops at the same write. What it does not
@@ -70,7 +77,9 @@ pub(crate) fn resolve(
             exit => Ok(exit),
         },
         Outcome::Mmio if violation.fetch => emulation_failure(vm, state).map(Some),
-        Outcome::Ineligible if violation.event_delivery => Ok(Some(UserExit::Undeliverable)),
+        Outcome::Ineligible if violation.event_delivery => {
+            delivery::deliver(vm, state, KVM_SPP_CAUSE_EMULATED)
+        }
         Outcome::Ineligible | Outcome::Mmio => {
             emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED)
         }
@@ -165,7 +174,7 @@ pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> 
 }
 
 /// The bytes at RIP, as far as they can be read.
-fn instruction(vm: &Vm, state: &mut State) -> Result<Fetched> {
+pub(crate) fn instruction(vm: &Vm, state: &mut State) -> Result<Fetched> {
     let at = state.with_vmcs(&vm.vmx, |vmcs, guest| guest.code_location(vmcs))?;
     Ok(fetch::instruction(&mut GuestMemory::new(vm), &at))
 }

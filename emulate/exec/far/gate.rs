@@ -13,14 +13,14 @@
 //!                    | EIP     |
 //! ```
 
-use super::{check_offset, set_code_segment, set_flag, Far, Image, Transfer};
+use super::{check_offset, set_flag, Far, Transfer};
 use crate::cpu::gpr::RSP;
-use crate::descriptor::{error_code, is_null, rpl, system, Descriptor, Flag};
+use crate::descriptor::{error_code, is_null, prepare_flags, rpl, system, Descriptor, Flag};
 use crate::exec::{next_rip, operand};
 use crate::guard::{Guest, Intent, Source, Span};
 use crate::insn::{Insn, Seg};
 use crate::segment;
-use crate::stack::{self, Pushed, Stack};
+use crate::stack::{self, Image, Pushed, Stack};
 use crate::stop::{Exception, Stop};
 
 /// What is in a gate.
@@ -144,7 +144,7 @@ fn more_privilege(
     let cpu = &mut *guest.cpu;
     cpu.set_segment(Seg::Ss, stack.segment);
     cpu.set_gpr_sized(RSP, stack.width, pushed.pointer);
-    set_code_segment(cpu, target, cpl);
+    cpu.enter_code(target, cpl);
     cpu.set_cpl(cpl);
     Ok(gate.code.offset)
 }
@@ -155,21 +155,6 @@ fn check_parameters(guest: &mut Guest<'_>, gate: &Gate) -> Result<(), Stop> {
     let old = Stack::current(guest.cpu);
     for n in 0..gate.count {
         let _ = prepare_slot(guest, &old, n, gate.size)?;
-    }
-    Ok(())
-}
-
-/// Prepares the accessed flags of descriptors that are loaded together.
-#[inline(never)]
-pub(super) fn prepare_flags(
-    guest: &mut Guest<'_>,
-    descriptors: [Option<&Descriptor>; 2],
-    flags: &mut [Option<Flag>; 2],
-) -> Result<(), Stop> {
-    for (flag, descriptor) in flags.iter_mut().zip(descriptors) {
-        if let Some(descriptor) = descriptor {
-            *flag = descriptor.prepare_accessed(guest)?;
-        }
     }
     Ok(())
 }
@@ -236,3 +221,7 @@ fn prepare_inner(
     guest.cpu.paging.user = user;
     span
 }
+
+#[cfg(test)]
+#[path = "../../tests/gate.rs"]
+mod tests;

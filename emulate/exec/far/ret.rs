@@ -10,14 +10,10 @@
 //!          | SS     |
 //! ```
 
-use super::{
-    check_offset,
-    gate::{prepare_flags, slot},
-    is_mixed, set_code_segment, set_flag, set_real_code_segment,
-};
+use super::{check_offset, gate::slot, is_mixed, set_flag};
 use crate::cpu::gpr::RSP;
 use crate::cpu::{mask, Cpu, Segment};
-use crate::descriptor::{error_code, is_null, rpl, Descriptor};
+use crate::descriptor::{error_code, is_null, prepare_flags, rpl, Descriptor};
 use crate::guard::Guest;
 use crate::insn::{Insn, Seg};
 use crate::stack::{null_stack, Stack};
@@ -33,7 +29,7 @@ pub(super) fn real(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop> {
         return Err(Exception::gp(0).into());
     }
     release(guest.cpu, &stack, insn);
-    set_real_code_segment(guest.cpu, selector);
+    guest.cpu.set_real_code_segment(selector);
     Ok(offset)
 }
 
@@ -51,7 +47,8 @@ pub(super) fn protected(guest: &mut Guest<'_>, insn: &Insn) -> Result<u64, Stop>
     let accessed = target.prepare_accessed(guest)?;
     set_flag(guest, accessed)?;
     release(guest.cpu, &stack, insn);
-    set_code_segment(guest.cpu, &target, guest.cpu.cpl);
+    let cpl = guest.cpu.cpl;
+    guest.cpu.enter_code(&target, cpl);
     Ok(offset)
 }
 
@@ -112,7 +109,7 @@ fn less_privilege(
             ..segment
         },
     );
-    set_code_segment(cpu, target, cpl);
+    cpu.enter_code(target, cpl);
     cpu.set_cpl(cpl);
     let pointer = pointer.wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, cpu.stack_size(), pointer);
@@ -179,3 +176,7 @@ fn release(cpu: &mut Cpu, stack: &Stack, insn: &Insn) {
         .wrapping_add(parameters(insn));
     cpu.set_gpr_sized(RSP, stack.width, pointer);
 }
+
+#[cfg(test)]
+#[path = "../../tests/ret.rs"]
+mod tests;

@@ -241,6 +241,35 @@ fn software_interrupt_needs_no_open_window() {
     assert_eq!(events.inject(&closed).unwrap().intr_info, 0x8000_0202);
 }
 
+/// INT n with interrupts off, or an NMI before: what waits is not lost.
+#[test]
+fn an_interrupted_software_interrupt_replaces_nothing() {
+    let mut events = Events::new();
+    events.queue_interrupt(0x31);
+    events.queue_nmi(false);
+    let mut raw = idt(0x480);
+    raw.insn_len = 2;
+    events.reinject(&raw);
+    assert_eq!(events.external_interrupt(), Some(0x31));
+    let mut closed = OPEN;
+    closed.if_flag = false;
+    assert!(!events.ready_for_interrupt(&OPEN));
+    assert!(events.wakes(&closed));
+    let mut next = |state| events.inject(state).map(|injection| injection.intr_info);
+    assert_eq!(next(&closed), Some(0x8000_0480));
+    assert_eq!(next(&closed), Some(0x8000_0202));
+    assert_eq!(next(&closed), None);
+    assert_eq!(next(&OPEN), Some(0x8000_0031));
+    assert!(!events.any());
+    // A fault of INT n is none of the interrupt's.
+    events.queue_interrupt(0x31);
+    events.reinject(&raw);
+    events.raise(Exception::GP);
+    assert_eq!(events.inject(&OPEN).unwrap().intr_info, 0x8000_0b0d);
+    assert_eq!(events.inject(&OPEN).unwrap().intr_info, 0x8000_0031);
+    assert!(!events.any());
+}
+
 #[test]
 fn iret_unblocking_is_put_back_unless_an_event_was_delivered() {
     let mut events = Events::new();

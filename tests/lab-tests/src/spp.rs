@@ -6,6 +6,7 @@
 mod border;
 mod calls;
 mod delivery;
+mod frames;
 mod memory;
 mod modes;
 mod sharing;
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[&[Test]] = &[
     border::TESTS,
     modes::TESTS,
     delivery::TESTS,
+    frames::TESTS,
     memory::TESTS,
     sharing::TESTS,
 ];
