@@ -409,8 +409,7 @@ pub(crate) fn resume_port(
     read: PortRead,
 ) -> Result<Option<UserExit>> {
     let len = usize::from(read.count) * usize::from(read.size);
-    let data = area.read(run::PIO_DATA, len)?;
-    state.emulator.journal.supply_ports(read, &data);
+    area.read(run::PIO_DATA, state.emulator.journal.port_space(read, len));
     resume(vm, area, state)
 }
 
