@@ -222,7 +222,7 @@ fn prepare_frame(guest: &mut Guest<'_>, insn: &Insn, total: u16) -> Result<Span,
     let offset = below(guest.cpu, total.into());
     let gva = segment::linear(guest.cpu, Seg::Ss, offset, total, true)?;
     let span = guest.prepare_write(gva, total, Intent::Write)?;
-    if span.device() {
+    if span.device() && total > insn.size.into() {
         return Err(Stop::Refused(insn.op));
     }
     Ok(span)
