@@ -134,3 +134,7 @@ fn next_rip(guest: &Guest<'_>, insn: &Insn) -> u64 {
         CodeSize::Bits64 => next,
     }
 }
+
+#[cfg(test)]
+#[path = "tests/exec/mod.rs"]
+mod tests;

@@ -320,7 +320,7 @@ impl Guest<'_> {
         })
     }
 
-    /// Reads bytes that were looked up; `out` is as long as they are.
+    /// Reads bytes that were looked up, from the first on, as many as `out` has.
     ///
     /// # Errors
     ///

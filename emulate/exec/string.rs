@@ -147,11 +147,11 @@ fn lods(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
 }
 
 fn cmps(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
-    // In this order, which the manual leaves open.
-    let other = compared(guest, insn)?;
+    // In this order, which the manual leaves open and most processors seem to keep.
     let source = source(guest, insn)?;
-    let other = load(guest, &other, insn.size)?;
+    let other = compared(guest, insn)?;
     let value = load(guest, &source, insn.size)?;
+    let other = load(guest, &other, insn.size)?;
     compare(guest.cpu, value, other, insn.size);
     advance(guest.cpu, insn, RSI, 1);
     advance(guest.cpu, insn, RDI, 1);
