@@ -51,6 +51,30 @@ macro_rules! ops {
 }
 
 impl Op {
+    /// What it does to memory that no operand names: the stack, and where a register points.
+    pub const fn implied(self) -> MemAccess {
+        match self {
+            Self::Push
+            | Self::PushSreg
+            | Self::Pusha
+            | Self::Pushf
+            | Self::CallNear
+            | Self::CallFar
+            | Self::Int
+            | Self::Movdir64b
+            | Self::Enqcmd => MemAccess::Write,
+            Self::Pop
+            | Self::Popa
+            | Self::Popf
+            | Self::Leave
+            | Self::RetNear
+            | Self::RetFar
+            | Self::Iret => MemAccess::Read,
+            Self::Enter => MemAccess::ReadWrite,
+            _ => MemAccess::None,
+        }
+    }
+
     /// The decoder tells operands and sizes, not just the length.
     pub const fn is_detailed(self) -> bool {
         !matches!(
@@ -201,3 +225,7 @@ ops! {
     OtherRead "(any other that only reads memory)" Read Refused,
     OtherWrite "(any other that writes memory)" ReadWrite Refused,
 }
+
+#[cfg(test)]
+#[path = "tests/op.rs"]
+mod tests;

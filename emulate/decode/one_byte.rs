@@ -12,6 +12,8 @@ const B: Size = Size::Fixed(1);
 const V: Size = Size::V;
 
 /// The entry of an opcode of one byte; of longer ones, the rest is read.
+// Not inlined, for a small stack frame.
+#[inline(never)]
 pub(super) fn entry(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
     d.opcode = opcode;
     match opcode {

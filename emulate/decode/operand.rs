@@ -224,7 +224,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads the operands of `entry`.
-    pub(super) fn finish(mut self, entry: &Entry) -> Result<Insn, DecodeError> {
+    // Not inlined, for a small stack frame.
+    #[inline(never)]
+    pub(super) fn finish(&mut self, entry: &Entry) -> Result<Insn, DecodeError> {
         let mut insn = Insn {
             op: entry.op,
             size: self.size(entry.size),
@@ -261,14 +263,14 @@ impl<'a> Decoder<'a> {
         if entry.repeats {
             insn.rep = self.prefixes.rep;
         }
-        Ok(if insn.op.is_detailed() {
-            insn
-        } else {
-            Insn {
-                op: insn.op,
-                len: insn.len,
+        if !insn.op.is_detailed() {
+            let Insn { op, len, .. } = insn;
+            insn = Insn {
+                op,
+                len,
                 ..Insn::default()
-            }
-        })
+            };
+        }
+        Ok(insn)
     }
 }

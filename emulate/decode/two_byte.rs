@@ -13,6 +13,8 @@ const B: Size = Size::Fixed(1);
 const V: Size = Size::V;
 
 /// The entry of an opcode after 0F.
+// Not inlined, for a small stack frame.
+#[inline(never)]
 pub(super) fn entry(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
     let opcode = d.cursor.u8()?;
     d.opcode = opcode;

@@ -29,6 +29,6 @@ pub(super) fn entry(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeErro
 }
 
 const fn store(op: Op, width: Width) -> Entry {
-    // The operand size matters only for the environment, and REX.W counts as 32 bits.
-    Entry::new(op, Size::Z, At::Mem, At::None).width(width)
+    // The operand size matters only for the environment.
+    Entry::new(op, Size::V, At::Mem, At::None).width(width)
 }

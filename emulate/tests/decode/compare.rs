@@ -114,6 +114,7 @@ impl Oracle {
             .or_else(|| operands::memory(insn, theirs, code).map(with(Kind::Memory)))
             .or_else(|| operands::memory_size(insn, theirs).map(with(Kind::MemorySize)))
             .or_else(|| operands::operands(insn, theirs).map(with(Kind::Operands)))
+            .or_else(|| operands::implied_size(insn, memory).map(with(Kind::Attributes)))
             .or_else(|| operands::attributes(insn, theirs).map(with(Kind::Attributes)))
     }
 }
@@ -132,63 +133,35 @@ const fn writes(access: OpAccess) -> bool {
     )
 }
 
-/// Operations that write where no operand of ours is.
-const fn writes_implicitly(op: Op) -> bool {
-    matches!(
-        op,
-        Op::Push
-            | Op::PushSreg
-            | Op::Pusha
-            | Op::Pushf
-            | Op::Enter
-            | Op::CallNear
-            | Op::CallFar
-            | Op::Movdir64b
-            | Op::Movs
-            | Op::Stos
-            | Op::Ins
-            | Op::Enqcmd
-    )
-}
-
-/// Operations that read where no operand of ours is.
-const fn reads_implicitly(insn: &Insn) -> bool {
-    match insn.op {
-        Op::Pop | Op::Popa | Op::Leave | Op::RetNear | Op::RetFar => true,
-        Op::Movs | Op::Lods | Op::Cmps | Op::Scas | Op::Outs => true,
-        // Frame pointers of outer levels.
-        Op::Enter => insn.imm2 & 31 > 1,
-        _ => false,
+/// What an operation does to memory, as (reads, writes).
+const fn both(access: MemAccess) -> (bool, bool) {
+    match access {
+        MemAccess::None => (false, false),
+        MemAccess::Read => (true, false),
+        MemAccess::Write => (false, true),
+        MemAccess::ReadWrite => (true, true),
     }
-}
-
-/// Operations that may write memory.
-fn may_write(op: Op) -> bool {
-    matches!(op.access(), MemAccess::Write | MemAccess::ReadWrite) || writes_implicitly(op)
 }
 
 fn access(insn: &Insn, memory: &[UsedMemory]) -> Option<String> {
     let any = |wanted: fn(OpAccess) -> bool| memory.iter().any(|used| wanted(used.access()));
     let theirs = (any(reads), any(writes));
-    let wrong = match insn.op {
-        Op::NoMemory => theirs != (false, false),
-        op if op.policy() == Policy::Refused => theirs.1 && !may_write(op),
-        op => {
-            let (read, write) = match insn.access() {
-                MemAccess::None => (false, false),
-                MemAccess::Read => (true, false),
-                MemAccess::Write => (false, true),
-                MemAccess::ReadWrite => (true, true),
-            };
-            theirs
-                != (
-                    read || reads_implicitly(insn),
-                    write || writes_implicitly(op),
-                )
+    let op = insn.op;
+    let wrong = match op.policy() {
+        Policy::Reenter => theirs != (false, false),
+        Policy::Refused => theirs.1 && !both(op.access()).1 && !both(op.implied()).1,
+        Policy::Emulated | Policy::SingleStep => {
+            let string = operands::is_string(op);
+            let operand = if string { op.access() } else { insn.access() };
+            let (read, write) = both(operand);
+            let implied = both(op.implied());
+            // ENTER reads frame pointers of outer levels, if there are any.
+            let outer = op != Op::Enter || insn.imm2 & 31 > 1;
+            theirs != (read || implied.0 && outer, write || implied.1)
         }
     };
     wrong.then(|| {
         let theirs: Vec<_> = memory.iter().map(UsedMemory::access).collect();
-        format!("{:?} {:?} {theirs:?}", insn.op, insn.access())
+        format!("{op:?} {:?} {theirs:?}", insn.access())
     })
 }

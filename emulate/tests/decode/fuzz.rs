@@ -13,7 +13,8 @@ use super::compare::{bits, Oracle};
 use super::disagreements::{Case, LIST};
 use super::generate::{case, Random};
 use crate::decode::{decode, DecodeError};
-use crate::insn::{CodeSize, Insn, MAX_BYTES};
+use crate::insn::{CodeSize, Insn, MemAccess, Operand, MAX_BYTES};
+use crate::op::Op;
 
 /// What a run found.
 #[derive(Default)]
@@ -36,7 +37,10 @@ impl Report {
     ) -> Result<Insn, DecodeError> {
         let (ours, difference) = oracle.compare(bytes, code);
         self.cases += 1;
-        self.valid += u64::from(ours.is_ok());
+        if let Ok(insn) = &ours {
+            self.valid += 1;
+            invariants(insn, bytes);
+        }
         let Some(difference) = difference else {
             return ours;
         };
@@ -61,7 +65,9 @@ impl Report {
     pub(super) fn print(&self, title: &str) {
         println!("{title}: {} of {} cases are valid", self.valid, self.cases);
         for (class, count) in LIST.iter().zip(self.explained) {
-            println!("{count:10} differ because {}", class.reason);
+            if count != 0 {
+                println!("{count:10} differ: {}", class.reason);
+            }
         }
         for (key, (count, example)) in &self.found {
             println!("{count:10} differ: {key}: {example}");
@@ -73,6 +79,48 @@ impl Report {
         self.print(title);
         assert!(self.found.is_empty(), "{title}: decoders differ");
     }
+}
+
+/// What the users of an instruction may rely on.
+fn invariants(insn: &Insn, bytes: &[u8]) {
+    let op = insn.op;
+    let check = |what: &str, holds: bool| assert!(holds, "{what}: {bytes:02x?} {insn:?}");
+    check("length", (1..=MAX_BYTES).contains(&insn.len.into()));
+    if !op.is_detailed() {
+        let len = insn.len;
+        let want = Insn {
+            op,
+            len,
+            ..Insn::default()
+        };
+        check("no details", *insn == want);
+        return;
+    }
+    let no_size = matches!(op, Op::Xsave | Op::Amx | Op::LoadSreg);
+    check("size", matches!(insn.size, 1 | 2 | 4 | 8 | 16 | 64));
+    check("address size", matches!(insn.addr_size, 2 | 4 | 8));
+    check("scale", matches!(insn.mem.scale, 1 | 2 | 4 | 8));
+    check(
+        "memory size",
+        insn.has_mem() == (insn.mem_size != 0) || no_size,
+    );
+    check("LOCK", !insn.lock || insn.access() == MemAccess::ReadWrite);
+    let explicit = matches!(insn.access(), MemAccess::Write | MemAccess::ReadWrite);
+    check("destination", !explicit || insn.dst == Operand::Mem);
+    let conditional = matches!(op, Op::Setcc | Op::Cmovcc);
+    check(
+        "condition",
+        insn.condition < 16 && (conditional || insn.condition == 0),
+    );
+    check(
+        "aligned",
+        !insn.aligned || matches!(op, Op::VectorStore | Op::VectorLoad),
+    );
+    let relative = insn.mem.rip_relative;
+    check(
+        "RIP",
+        !relative || insn.mem.base.is_none() && insn.mem.index.is_none(),
+    );
 }
 
 /// Every beginning of an instruction needs more bytes, and what follows it is ignored.

@@ -4,6 +4,10 @@
 
 mod compare;
 mod disagreements;
+mod enumerate;
 mod fuzz;
 mod generate;
 mod operands;
+mod programs;
+mod rules;
+mod samples;

@@ -6,13 +6,15 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 use std::{format, vec};
 
-use iced_x86::{ConditionCode, EncodingKind, Instruction, MemorySize, Mnemonic, OpKind, Register};
+use iced_x86::{
+    ConditionCode, EncodingKind, Instruction, MemorySize, Mnemonic, OpKind, Register, UsedMemory,
+};
 
-use crate::insn::{CodeSize, Insn, Mem, Operand, Rep, Seg};
+use crate::insn::{CodeSize, Insn, Mem, MemAccess, Operand, Rep, Seg};
 use crate::op::Op;
 
 /// Operands of string instructions are implied in ours and operands in theirs.
-const fn is_string(op: Op) -> bool {
+pub(super) const fn is_string(op: Op) -> bool {
     matches!(
         op,
         Op::Movs | Op::Stos | Op::Lods | Op::Cmps | Op::Scas | Op::Ins | Op::Outs
@@ -294,6 +296,27 @@ fn register_size(theirs: &Instruction, wanted: fn(Register) -> bool) -> Option<u
         .map(|index| theirs.op_register(index))
         .find(|&register| wanted(register))
         .map(Register::size)
+}
+
+/// The size of what is pushed or popped, and of elements under a mask.
+pub(super) fn implied_size(insn: &Insn, memory: &[UsedMemory]) -> Option<String> {
+    let size = usize::from(insn.size);
+    let stack = |used: &&UsedMemory| {
+        let base = used.base().full_register();
+        matches!(base, Register::RSP | Register::RBP)
+    };
+    let wrong = match insn.op {
+        Op::VmaskmovStore => memory
+            .iter()
+            .any(|used| used.memory_size().element_size() != size),
+        Op::Movdir64b => false,
+        op if op.implied() == MemAccess::None => false,
+        _ => !memory
+            .iter()
+            .filter(stack)
+            .any(|used| used.memory_size().size() == size),
+    };
+    wrong.then(|| format!("{size} {memory:?}"))
 }
 
 /// Instructions whose operand in memory must be aligned, of those that are emulated.
