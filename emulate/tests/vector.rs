@@ -493,6 +493,22 @@ fn lanes_that_are_off_do_not_fault() {
     }
 }
 
+/// MASKMOVDQU has 16 bytes, and the segment must have them.
+#[test]
+fn masked_bytes_end_with_the_segment() {
+    for (limit, want) in [
+        (0x200f, Ok(Done::Retired)),
+        (0x200e, Err(Exception::gp(0).into())),
+    ] {
+        let mut machine = machine();
+        let mut ds = *machine.cpu.segment(Seg::Ds);
+        ds.limit = limit;
+        machine.cpu.set_segment(Seg::Ds, ds);
+        machine.cpu.gprs[7] = 0x2000;
+        assert_eq!(machine.run(&maskmovdqu(false)), want);
+    }
+}
+
 /// A page fault names the first byte that is written in its page.
 #[test]
 fn page_faults_are_where_something_is_written() {
