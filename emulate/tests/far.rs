@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::*;
-use crate::cpu::{rflags, Segment};
+use crate::cpu::Segment;
 use crate::insn::{CodeSize, Operand};
 use crate::machine::{at, descriptor, gate, Machine, CODE, FLAT, GDT, LONG, TSS};
 use crate::model::Event;
