@@ -207,6 +207,37 @@ pub struct Guest<'a> {
     pub memory: &'a mut dyn Memory,
     /// Its devices.
     pub devices: &'a mut Journal,
+    /// The translations that were used last, as a processor may keep them.
+    translated: [Option<Translated>; 2],
+}
+
+/// A page and where it is, for accesses of one kind.
+#[derive(Clone, Copy)]
+struct Translated {
+    /// Linear address, without the offset in the page.
+    page: u64,
+    cr3: u64,
+    user: bool,
+    access: Access,
+    gfn: Gfn,
+}
+
+impl<'a> Guest<'a> {
+    /// A virtual CPU for one instruction, or one event.
+    pub fn new(
+        cpu: &'a mut Cpu,
+        fpu: &'a mut [u8],
+        memory: &'a mut dyn Memory,
+        devices: &'a mut Journal,
+    ) -> Self {
+        Self {
+            cpu,
+            fpu,
+            memory,
+            devices,
+            translated: [None, None],
+        }
+    }
 }
 
 impl Guest<'_> {
@@ -325,11 +356,34 @@ impl Guest<'_> {
         })
     }
 
+    fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, Stop> {
+        let paging = &self.cpu.paging;
+        let offset = gva.get() & (PAGE_SIZE - 1);
+        let (page, cr3, user) = (gva.get() ^ offset, paging.cr3, paging.user);
+        let same = |t: &Translated| (t.page, t.cr3, t.user, t.access) == (page, cr3, user, access);
+        let gfn = match self.translated.iter().flatten().find(|t| same(t)) {
+            Some(translated) => translated.gfn,
+            None => {
+                let gpa = paging
+                    .translate_and_mark(self.memory, gva, access)
+                    .map_err(|fault| fault_stop(paging, gva, access, fault))?;
+                let new = Translated {
+                    page,
+                    cr3,
+                    user,
+                    access,
+                    gfn: gpa.gfn(),
+                };
+                let [last, before] = &mut self.translated;
+                *before = last.replace(new);
+                new.gfn
+            }
+        };
+        Ok(Gpa::new(gfn.gpa().get() | offset))
+    }
+
     fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
-        let paging = self.cpu.paging;
-        let gpa = paging
-            .translate_and_mark(self.memory, gva, access)
-            .map_err(|fault| fault_stop(&paging, gva, access, fault))?;
+        let gpa = self.translate(gva, access)?;
         Ok(Fragment {
             gpa,
             len,
@@ -337,7 +391,7 @@ impl Guest<'_> {
         })
     }
 
-    /// Reads bytes that were looked up; `out` is as long as they are.
+    /// Reads bytes that were looked up, from the first on, as many as `out` has.
     ///
     /// # Errors
     ///

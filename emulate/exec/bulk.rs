@@ -89,7 +89,7 @@ fn both_sides(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Option<(Source,
     pair(guest, insn, from, to, count)
 }
 
-/// Prepares both sides of MOVS.
+/// Prepares both sides of MOVS. The source may be longer than what is written of it.
 fn pair(
     guest: &mut Guest<'_>,
     insn: &Insn,
@@ -97,13 +97,10 @@ fn pair(
     to: Gva,
     count: u16,
 ) -> Option<(Source, Span, u16)> {
-    let len = |count: u16| count.wrapping_mul(insn.size.into());
-    let mut source = guest.prepare_read(from, len(count), false).ok()?;
-    let (span, fewer) = writable(guest, insn, to, count)?;
-    if fewer < count {
-        source = guest.prepare_read(from, len(fewer), false).ok()?;
-    }
-    (!source.device()).then_some((source, span, fewer))
+    let len = count.wrapping_mul(insn.size.into());
+    let source = guest.prepare_read(from, len, false).ok()?;
+    let (span, count) = writable(guest, insn, to, count)?;
+    (!source.device()).then_some((source, span, count))
 }
 
 /// Prepares writing `count` elements, or those in front of the first that is denied.

@@ -101,10 +101,16 @@ fn interrupted(cpu: &mut Cpu, insn: &Insn, rflags: u64, stop: Stop) -> Stop {
 /// Finishes one element or more, `count` at most, and says how many.
 fn step(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<u16, Stop> {
     match insn.op {
-        Op::Movs => match bulk::movs(guest, insn, count)? {
-            Some(count) => return Ok(count),
-            None => movs(guest, insn)?,
-        },
+        Op::Movs => {
+            let source = source(guest, insn)?;
+            // What a device has comes by elements.
+            if !source.device() {
+                if let Some(count) = bulk::movs(guest, insn, count)? {
+                    return Ok(count);
+                }
+            }
+            movs(guest, insn, &source)?;
+        }
         Op::Stos => match bulk::stos(guest, insn, count)? {
             Some(count) => return Ok(count),
             None => stos(guest, insn)?,
@@ -119,11 +125,10 @@ fn step(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<u16, Stop> {
     Ok(1)
 }
 
-fn movs(guest: &mut Guest<'_>, insn: &Insn) -> Result<(), Stop> {
-    let source = source(guest, insn)?;
+fn movs(guest: &mut Guest<'_>, insn: &Insn, source: &Source) -> Result<(), Stop> {
     // A device is read when it is clear that the data has a place.
     let span = destination(guest, insn)?;
-    let value = load(guest, &source, insn.size)?;
+    let value = load(guest, source, insn.size)?;
     operand::store(guest, span, insn.size, value)?;
     advance(guest.cpu, insn, RSI, 1);
     advance(guest.cpu, insn, RDI, 1);

@@ -24,7 +24,7 @@ impl Paging {
     ) -> Option<Gpa> {
         let usual = self.cr0 & CR0_PG != 0
             && self.cr4 & (CR4_PAE | CR4_LA57 | CR4_PKE) == CR4_PAE
-            && self.efer & (EFER_LMA | EFER_NXE) == EFER_LMA | EFER_NXE;
+            && self.efer & EFER_LMA != 0;
         let linear = gva.get();
         if !usual || !self.canonical(linear) {
             return None;
@@ -60,7 +60,8 @@ impl Paging {
         if access.write {
             wanted |= WRITABLE;
         }
-        if access.fetch {
+        // Without NXE the bit is reserved.
+        if access.fetch || self.efer & EFER_NXE == 0 {
             unwanted |= NO_EXECUTE;
         }
         if self.user(access) {

@@ -39,12 +39,7 @@ impl Board {
 
     fn guest(&mut self) -> Guest<'_> {
         self.model.log.clear();
-        Guest {
-            cpu: &mut self.cpu,
-            fpu: &mut [],
-            memory: &mut self.model,
-            devices: &mut self.journal,
-        }
+        Guest::new(&mut self.cpu, &mut [], &mut self.model, &mut self.journal)
     }
 
     fn byte(&mut self, gpa: u64) -> u8 {

@@ -202,12 +202,12 @@ impl Machine {
 
     pub(crate) fn guest(&mut self) -> Guest<'_> {
         self.model.log.clear();
-        Guest {
-            cpu: &mut self.cpu,
-            fpu: &mut self.fpu,
-            memory: &mut self.model,
-            devices: &mut self.journal,
-        }
+        Guest::new(
+            &mut self.cpu,
+            &mut self.fpu,
+            &mut self.model,
+            &mut self.journal,
+        )
     }
 
     /// Executes an instruction, and makes sure that nothing has changed if it stops.

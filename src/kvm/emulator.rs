@@ -450,12 +450,7 @@ impl State {
     ) -> guard::Guest<'a> {
         let (fpu, emulator) = self.emulation();
         emulator.journal.begin(at);
-        guard::Guest {
-            cpu: &mut emulator.cpu,
-            fpu,
-            memory,
-            devices: &mut emulator.journal,
-        }
+        guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal)
     }
 
     /// Takes general registers, RIP and RFLAGS over from the emulator.

@@ -154,12 +154,7 @@ fn footprint_of(
     let xsave_size = cpuid::standard_xsave_size(state.guest.xcr0);
     let mut cpu = *state.emulator.instruction().0;
     let (fpu, emulator) = state.emulation();
-    let mut guest = guard::Guest {
-        cpu: &mut cpu,
-        fpu,
-        memory,
-        devices: &mut emulator.journal,
-    };
+    let mut guest = guard::Guest::new(&mut cpu, fpu, memory, &mut emulator.journal);
     footprint::footprint(&mut guest, insn, xsave_size)
 }
 

@@ -35,6 +35,18 @@ fn machine() -> Machine {
     machine
 }
 
+/// Pages of 4 KBytes instead of a large one in 64-bit mode, at their own addresses; `entry`
+/// may say otherwise.
+fn small_pages(machine: &mut Machine, entry: impl Fn(u64) -> u64) {
+    for page in 0..512 {
+        machine
+            .model
+            .ram
+            .write_u64(0x10_3000 + page * 8, entry(page));
+    }
+    machine.model.ram.write_u64(0x10_2000, 0x10_3067);
+}
+
 #[track_caller]
 fn decoded(machine: &Machine, bytes: &[u8]) -> Insn {
     let insn = decode(bytes, machine.cpu.code);

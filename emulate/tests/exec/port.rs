@@ -4,6 +4,7 @@ use super::*;
 use crate::cpu::rflags::{DF, TF};
 use crate::machine::TSS;
 use crate::stop::PortRead;
+use crate::GuestPhys;
 
 const PORT: u16 = 0x3f8;
 const DST: u64 = 0x4000;
@@ -61,18 +62,18 @@ fn one_element() {
 /// that has no place.
 #[test]
 fn counts() {
-    for (bytes, size, rcx, rdi, map, count) in [
-        (&[0xf3, 0x6c][..], 1, 10, DST, !0, 10),
-        (&[0xf3, 0x6c], 1, 5000, DST, !0, 1024),
-        (&[0xf3, 0x6d], 4, 5000, DST, !0, 256),
-        (&[0xf3, 0x6d], 4, 5000, DST + 0xff0, !0, 4),
-        (&[0xf3, 0x6d], 4, 5000, DST + 0xfee, !0, 4),
-        (&[0xf3, 0x6d], 4, 5000, DST + 0xffe, !0, 1),
-        (&[0xf3, 0x66, 0x6d], 2, 5000, DST + 0x10, !2, 56),
-        (&[0xf3, 0x6d], 4, 5000, DST + 0x11, !2, 27),
-        (&[0xf3, 0x6d], 4, 5000, DST + 0x79, !2, 1),
-        (&[0x6d], 4, 5000, DST, !0, 1),
-        (&[0xf3, 0x6c], 1, 10, 0x2_0000, !0, 1),
+    for (bytes, size, rcx, rdi, map, count, down) in [
+        (&[0xf3, 0x6c][..], 1, 10, DST, !0, 10, 1),
+        (&[0xf3, 0x6c], 1, 5000, DST, !0, 1024, 1),
+        (&[0xf3, 0x6d], 4, 5000, DST, !0, 256, 1),
+        (&[0xf3, 0x6d], 4, 5000, DST + 0xff0, !0, 4, 256),
+        (&[0xf3, 0x6d], 4, 5000, DST + 0xfee, !0, 4, 256),
+        (&[0xf3, 0x6d], 4, 5000, DST + 0xffe, !0, 1, 256),
+        (&[0xf3, 0x66, 0x6d], 2, 5000, DST + 0x10, !2, 56, 8),
+        (&[0xf3, 0x6d], 4, 5000, DST + 0x11, !2, 27, 4),
+        (&[0xf3, 0x6d], 4, 5000, DST + 0x79, !2, 1, 30),
+        (&[0x6d], 4, 5000, DST, !0, 1, 1),
+        (&[0xf3, 0x6c], 1, 10, 0x2_0000, !0, 1, 1),
     ] {
         let mut machine = machine();
         machine.cpu.gprs[1] = rcx;
@@ -80,10 +81,11 @@ fn counts() {
         machine.model.protect(DST, map);
         let end = Err(Stop::PortRead(read(size, count)));
         assert_eq!(run(&mut machine, bytes), end, "{bytes:x?} {rdi:x}");
-        // Downwards, and with single steps, one by one.
-        for flag in [DF, TF] {
+        // Downwards, as many as lie before it in its page; with single steps, one by one.
+        for (flag, count) in [(DF, down), (TF, 1)] {
             machine.cpu.rflags = 2 | flag;
-            assert_eq!(run(&mut machine, bytes), Err(Stop::PortRead(read(size, 1))));
+            let end = Err(Stop::PortRead(read(size, count)));
+            assert_eq!(run(&mut machine, bytes), end, "{bytes:x?} {rdi:x} {flag:x}");
         }
     }
 }
@@ -265,6 +267,28 @@ fn what_a_tss_may_lack() {
     let mut machine = with_map(3, 0xff, 0xff);
     machine.cpu.gprs[7] = 0x4_0000_0000;
     assert_eq!(run(&mut machine, &[0x6c]), Err(gp()));
+}
+
+/// Neither the map nor its base is the program's to read.
+#[test]
+fn the_processor_reads_the_tss() {
+    let mut machine = Machine::ia32e(3, true);
+    let other = with_map(3, 0, 0);
+    machine.model.ram = {
+        let mut ram = machine.model.ram;
+        let mut page = [0; 4096];
+        assert!({ other.model.ram }.read(ept::Gpa::new(TSS), &mut page));
+        ram.write(TSS, &page);
+        ram
+    };
+    machine.cpu.tr = other.cpu.tr;
+    machine.cpu.gprs = other.cpu.gprs;
+    small_pages(&mut machine, |page| {
+        page << 12 | if page == TSS >> 12 { 0x63 } else { 0x67 }
+    });
+    assert_eq!(run(&mut machine, &[0x6c]), Err(Stop::PortRead(read(1, 1))));
+    machine.cpu.gprs[7] = TSS;
+    assert_eq!(run(&mut machine, &[0x6c]), Err(page_fault(TSS, 7)));
 }
 
 #[test]

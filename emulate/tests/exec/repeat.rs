@@ -176,14 +176,10 @@ fn stops_exactly_at_the_denied_element() {
 #[test]
 fn overlaps_of_aliases() {
     let mut machine = machine();
-    for page in 0..512 {
+    small_pages(&mut machine, |page| {
         let frame = if page == 9 { 4 } else { page };
-        machine
-            .model
-            .ram
-            .write_u64(0x10_3000 + page * 8, frame << 12 | 0x67);
-    }
-    machine.model.ram.write_u64(0x10_2000, 0x10_3067);
+        frame << 12 | 0x67
+    });
     machine.model.ram.write(0x4000, b"abc");
     machine.cpu.gprs[1] = 9;
     machine.cpu.gprs[6] = 0x4000;

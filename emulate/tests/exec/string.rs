@@ -162,3 +162,23 @@ fn order() {
     assert_eq!((write.gpa, write.len), (DEVICE + 8, 4));
     assert_eq!(write.data, (VALUE & mask(4)).to_le_bytes());
 }
+
+/// In the middle of a page, where the segment does not begin at one, and with a limit that
+/// does not stop it.
+#[test]
+fn registers_of_16_bits_wrap_in_a_large_segment() {
+    let mut machine = Machine::protected(0);
+    let es = *machine.cpu.segment(Seg::Es);
+    machine
+        .cpu
+        .set_segment(Seg::Es, Segment { base: 0x1800, ..es });
+    machine.cpu.gprs[0] = 0xaa;
+    machine.cpu.gprs[1] = 32;
+    machine.cpu.gprs[7] = 0xfff0;
+    assert_eq!(run(&mut machine, &[0x67, 0xf3, 0xaa]), Ok(()));
+    let mut half = [0; 17];
+    half[..16].fill(0xaa);
+    assert_eq!(machine.bytes(0x1_17f0), half);
+    assert_eq!(machine.bytes(0x1800), half);
+    assert_eq!(machine.cpu.gprs[7], 0x10);
+}

@@ -8,6 +8,8 @@ use emulate::insn::{CodeSize, Insn, Mem, Operand, Seg};
 use emulate::op::Op;
 
 use crate::allowed::{self, linear, RAX, RBP, RCX, RDI, RDX, RSI, RSP};
+use crate::cpu::USER_CS64;
+use crate::far;
 use crate::layout::{self, HIGH, LOW, MID, PAGE, PAGES, WINDOW};
 use crate::rng::Rng;
 
@@ -98,6 +100,14 @@ impl Aim<'_> {
                 let len = bytes.len().min(8);
                 bytes[..len].copy_from_slice(&relative[..len]);
             }
+            Op::CallFar | Op::JmpFar => {
+                let (selector, offset) = far::pointer(self.rng, self.cpu, insn.size);
+                let size = usize::from(insn.size);
+                if bytes.len() == size + 2 {
+                    bytes[..size].copy_from_slice(&offset.to_le_bytes()[..size]);
+                    bytes[size..].copy_from_slice(&selector.to_le_bytes());
+                }
+            }
             // The frame, then the level.
             Op::Enter => {
                 if let [low, high, level] = bytes {
@@ -158,6 +168,8 @@ impl Aim<'_> {
         let (pushes, pops) = match insn.op {
             Op::Push | Op::PushSreg | Op::Pushf | Op::CallNear => (1, 0),
             Op::Pusha => (8, 0),
+            Op::CallFar => (2, 0),
+            Op::RetFar => (0, 2),
             Op::Pop | Op::RetNear => (0, 1),
             Op::Popa => (0, 8),
             Op::Enter => {
@@ -357,7 +369,29 @@ impl Aim<'_> {
 
     /// Whether the instruction goes only where it may.
     pub fn is_safe(&self, insn: &Insn) -> bool {
-        allowed::check(self.cpu, insn) && self.target_is_safe(insn)
+        let target = match far::is_far(insn.op) {
+            true => self.far_target_is_safe(insn),
+            false => self.target_is_safe(insn),
+        };
+        allowed::check(self.cpu, insn) && target
+    }
+
+    /// A far CALL to 64-bit code pushes to where all of RSP points, the upper half of which
+    /// the kernel does not keep while the stack is one of 16 bits.
+    fn far_target_is_safe(&self, insn: &Insn) -> bool {
+        let selector = match (insn.op, insn.dst) {
+            (Op::CallFar, Operand::Mem) => {
+                let offset = allowed::operand(self.cpu, insn);
+                let at = linear(self.cpu, insn.mem.seg, offset);
+                if allowed::in_code(at) {
+                    return false;
+                }
+                self.windows.peek(at.wrapping_add(insn.size.into()), 2) as u16
+            }
+            (Op::CallFar, _) => insn.imm2,
+            _ => return true,
+        };
+        self.cpu.stack_size() != 2 || selector & !3 != USER_CS64 & !3
     }
 
     fn target_is_safe(&self, insn: &Insn) -> bool {
@@ -383,8 +417,32 @@ impl Aim<'_> {
         allowed::target(self.cpu, rip & mask(insn.size))
     }
 
-    /// Gives near branches a place to go to.
+    /// Puts a far pointer where a far branch finds it: the selector on the stack has as
+    /// many bytes as the offset.
+    fn far_branch(&mut self, insn: &Insn) {
+        let (selector, offset) = far::pointer(self.rng, self.cpu, insn.size);
+        let at = match insn.op {
+            Op::RetFar => {
+                let size = self.cpu.stack_size();
+                linear(self.cpu, Seg::Ss, self.cpu.gpr_sized(RSP, size))
+            }
+            _ => {
+                let offset = allowed::operand(self.cpu, insn);
+                linear(self.cpu, insn.mem.seg, offset)
+            }
+        };
+        let size = u64::from(insn.size);
+        let offset = &offset.to_le_bytes()[..usize::from(insn.size)];
+        self.windows.poke(at, offset);
+        self.windows
+            .poke(at.wrapping_add(size), &selector.to_le_bytes());
+    }
+
+    /// Gives branches a place to go to.
     fn branch(&mut self, insn: &Insn) {
+        if far::is_far(insn.op) {
+            return self.far_branch(insn);
+        }
         let indirect = matches!(insn.op, Op::CallNear | Op::JmpNear);
         let target = match insn.op {
             Op::CallNear | Op::JmpNear | Op::RetNear => self.target(),

@@ -10,7 +10,7 @@ use emulate::op::Op;
 use crate::layout::{self, CODE, CODE_BYTES, GUARD, HIGH, LOW, MID, PAGE, WINDOW};
 
 /// The operations. Not here: ports, whose accesses have effects; SGDT, SIDT, SLDT, STR
-/// and SMSW, which a kernel with UMIP emulates itself; far branches, which change CS.
+/// and SMSW, which a kernel with UMIP emulates itself.
 #[rustfmt::skip]
 pub const OPS: &[Op] = &[
     Op::Mov, Op::MovLoad, Op::Movzx, Op::Movsx, Op::Movsxd, Op::Movnti, Op::Movdiri,
@@ -23,7 +23,7 @@ pub const OPS: &[Op] = &[
     Op::Setcc, Op::Cmovcc, Op::Crc32,
     Op::Movs, Op::Stos, Op::Lods, Op::Cmps, Op::Scas,
     Op::Push, Op::PushSreg, Op::Pop, Op::Pusha, Op::Popa, Op::Pushf, Op::Enter, Op::Leave,
-    Op::CallNear, Op::JmpNear, Op::RetNear, Op::Xlat,
+    Op::CallNear, Op::JmpNear, Op::RetNear, Op::CallFar, Op::JmpFar, Op::RetFar, Op::Xlat,
     Op::VectorStore, Op::VectorLoad, Op::ScalarLoad, Op::ScalarStore, Op::HighStore,
     Op::LowLoad, Op::HighLoad, Op::Maskmovdqu, Op::VmaskmovStore,
 ];
@@ -89,7 +89,9 @@ impl Reach<'_> {
             | Op::Pop
             | Op::Popa
             | Op::CallNear
-            | Op::RetNear => self.stack(RSP),
+            | Op::RetNear
+            | Op::CallFar
+            | Op::RetFar => self.stack(RSP),
             _ => true,
         }
     }

@@ -10,6 +10,7 @@ use emulate::op::Op;
 use crate::aim::{Aim, Windows};
 use crate::allowed::{self, is_vector};
 use crate::encode::{Encoder, Encoding};
+use crate::far;
 use crate::features::Features;
 use crate::layout::XSAVE_BYTES;
 use crate::rng::Rng;
@@ -71,7 +72,9 @@ impl Draw<'_> {
         let code = self.setup.mode.0;
         let insn = decode(bytes, code).ok()?;
         let allowed = allowed::OPS.contains(&insn.op);
-        (allowed && self.features.has(&insn, code, bytes)).then_some(insn)
+        // In other modes than the processor's, selectors mean other things.
+        let far = far::is_far(insn.op) && !self.setup.cpu.paging.long_mode();
+        (allowed && !far && self.features.has(&insn, code, bytes)).then_some(insn)
     }
 
     /// Registers, memory and immediates for an instruction; `None` if it would go where
@@ -106,6 +109,9 @@ impl Draw<'_> {
             cpu.rflags &= !rflags::AC;
         }
         let other = self.features.amd && rules::has_other_size(&cpu, &insn);
+        if far::is_far(insn.op) {
+            cpu.rflags |= rflags::TF;
+        }
         if !safe || self.splits_lock(&cpu, &insn) || other {
             return None;
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use emulate::cpu::{mask, rflags, Cpu};
 use emulate::exec::{execute, Done};
 use emulate::guard::Guest;
-use emulate::insn::{CodeSize, Operand, Seg};
+use emulate::insn::{Operand, Seg};
 use emulate::journal::Journal;
 use emulate::stop::{Denial, Exception, Stop};
 use ept::Gva;
@@ -15,6 +15,7 @@ use ept::Gva;
 use crate::allowed::RSP;
 use crate::case::Case;
 use crate::cpu::{End, Trap};
+use crate::far;
 use crate::flags;
 use crate::layout::{self, PAGE, XSAVE_BYTES};
 use crate::model::Ram;
@@ -36,6 +37,17 @@ pub struct Emulated {
     pub stop: Option<Stop>,
 }
 
+impl Emulated {
+    /// The exception that stopped it; a denial is one where page tables deny.
+    pub const fn exception(&self) -> Option<Exception> {
+        match self.stop {
+            Some(Stop::Exception(exception)) => Some(exception),
+            Some(Stop::Denied(denial)) => Some(denied(&denial)),
+            _ => None,
+        }
+    }
+}
+
 /// Lets the emulator execute a case.
 pub fn emulate(case: &Case, ram: &mut Ram, devices: &mut Journal) -> Emulated {
     let mut cpu = case.start;
@@ -44,12 +56,7 @@ pub fn emulate(case: &Case, ram: &mut Ram, devices: &mut Journal) -> Emulated {
         Some(area) => &mut area[..],
         None => &mut [],
     };
-    let mut guest = Guest {
-        cpu: &mut cpu,
-        fpu,
-        memory: ram,
-        devices,
-    };
+    let mut guest = Guest::new(&mut cpu, fpu, ram, devices);
     let mut done = Ok(Done::Partial);
     for _ in 0..CALLS {
         done = execute(&mut guest, &case.insn);
@@ -72,6 +79,8 @@ pub struct Native {
     pub exception: Option<Exception>,
     /// RIP.
     pub rip: u64,
+    /// Selector of CS.
+    pub cs: u16,
     /// Registers, as they were found.
     pub end: End,
 }
@@ -100,6 +109,7 @@ impl Native {
         Self {
             exception,
             rip,
+            cs: end.cs.unwrap_or(start.segment(Seg::Cs).selector),
             end,
         }
     }
@@ -136,6 +146,10 @@ pub enum Difference {
     Rip,
     /// This general register.
     Gpr(u8),
+    /// CS, hidden part included, or what it makes of code.
+    Cs,
+    /// A register that no instruction of the list changes.
+    Other,
     /// These flags.
     Flags(u64),
     /// This vector register, or what is above it.
@@ -149,6 +163,8 @@ impl fmt::Display for Difference {
         match self {
             Self::Stop => f.write_str("end"),
             Self::Rip => f.write_str("RIP"),
+            Self::Cs => f.write_str("CS"),
+            Self::Other => f.write_str("other registers"),
             Self::Gpr(number) => f.write_str(GPRS[usize::from(number & 15)]),
             Self::Flags(flags) => write!(f, "flags {flags:#x}"),
             Self::Vector(name) => f.write_str(name),
@@ -178,12 +194,20 @@ pub fn registers(
         found.push(Difference::Stop);
     }
     let cpu = &emulated.cpu;
-    let width = match case.start.code {
-        CodeSize::Bits64 => u64::MAX,
-        _ => mask(4),
+    // Where 64-bit mode is left, upper halves mean nothing (SDM 1 3.4.1.1).
+    let width = match case.start.long() && cpu.long() {
+        true => u64::MAX,
+        false => mask(4),
     };
     if (native.rip ^ cpu.rip) & width != 0 {
         found.push(Difference::Rip);
+    }
+    let cs = far::code_segment(native.cs);
+    if Some(*cpu.segment(Seg::Cs)) != cs || cs.map(|cs| far::code_size(&cs)) != Some(cpu.code) {
+        found.push(Difference::Cs);
+    }
+    if !same_others(&case.start, cpu) {
+        found.push(Difference::Other);
     }
     let flags = flags(case, native, cpu) & !ignored.flags;
     if flags != 0 {
@@ -193,12 +217,27 @@ pub fn registers(
     for (n, (native, emulated)) in native.end.gprs.iter().zip(cpu.gprs).enumerate() {
         let number = n as u8;
         let meaningless = result && case.insn.dst == Operand::Gpr(number);
-        let ignored = meaningless || (ignored.gprs && number != RSP);
-        if (native ^ emulated) & width != 0 && !ignored {
+        let skipped = meaningless || (ignored.gprs && number != RSP);
+        let width = match ignored.upper_sp && number == RSP {
+            true => mask(2),
+            false => width,
+        };
+        if (native ^ emulated) & width != 0 && !skipped {
             found.push(Difference::Gpr(number));
         }
     }
     found
+}
+
+/// All but general registers, RIP, RFLAGS and CS is as it was.
+fn same_others(start: &Cpu, end: &Cpu) -> bool {
+    let mut expected = *start;
+    expected.gprs = end.gprs;
+    expected.rip = end.rip;
+    expected.rflags = end.rflags;
+    expected.code = end.code;
+    expected.set_segment(Seg::Cs, *end.segment(Seg::Cs));
+    expected == *end
 }
 
 /// The flags that differ and mean something.
@@ -212,20 +251,17 @@ fn flags(case: &Case, native: &Native, cpu: &Cpu) -> u64 {
 }
 
 fn same_end(native: &Native, emulated: &Emulated, ignored: &Ignored) -> bool {
-    let stop = match emulated.stop {
-        None => return native.exception.is_none(),
-        Some(Stop::Exception(exception)) => exception,
-        Some(Stop::Denied(denial)) => denied(&denial),
-        Some(_) => return false,
-    };
-    match native.exception {
+    if native.exception.is_none() || emulated.stop.is_none() {
+        return native.exception.is_none() && emulated.stop.is_none();
+    }
+    match emulated.exception() {
         Some(_) if ignored.exception => true,
-        exception => exception == Some(stop),
+        exception => exception == native.exception,
     }
 }
 
 /// What a page that is denied looks like where the page tables deny it.
-pub const fn denied(denial: &Denial) -> Exception {
+const fn denied(denial: &Denial) -> Exception {
     const PROTECTION_WRITE_USER: u32 = 7;
     Exception::pf(denial.gva, PROTECTION_WRITE_USER)
 }

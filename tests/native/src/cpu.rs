@@ -85,6 +85,9 @@ pub struct End {
     /// Offset of the next instruction, or of the one that faulted; `None` where a landing
     /// pad tells it.
     pub rip: Option<u64>,
+    /// Selector of CS; `None` where a landing pad was reached, for which it had to be the
+    /// same as before.
+    pub cs: Option<u16>,
     /// The number of the landing pad, 0 behind the instruction.
     pub pad: u64,
     /// The exception, if there was one. Single steps are none.
@@ -98,6 +101,7 @@ pub struct Processor {
     window: Mapping,
     code: Mapping,
     size: CodeSize,
+    has_ldt: bool,
 }
 
 impl Processor {
@@ -110,8 +114,9 @@ impl Processor {
         let state = State::new()?;
         let window = memory::window()?;
         let code = memory::code()?;
+        let local = segments::install();
         if size != CodeSize::Bits64 {
-            segments::install()?;
+            local.clone()?;
         }
         sandbox::handle_signals(native_handler)?;
         let mut processor = Self {
@@ -119,6 +124,7 @@ impl Processor {
             window,
             code,
             size,
+            has_ldt: local.is_ok(),
         };
         processor.state.set_exit(native_exit);
         processor.place_pads();
@@ -133,6 +139,11 @@ impl Processor {
     /// The code pages.
     pub fn code(&mut self) -> &mut [u8; CODE_BYTES] {
         self.code.bytes()
+    }
+
+    /// There are segments in the LDT, which 64-bit code can do without.
+    pub const fn has_ldt(&self) -> bool {
+        self.has_ldt
     }
 
     /// The state components, as in XCR0, that are loaded and stored.

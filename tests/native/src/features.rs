@@ -79,6 +79,8 @@ impl Features {
             Op::CallNear | Op::JmpNear | Op::RetNear if self.amd => {
                 code != CodeSize::Bits64 || !has_prefix(bytes, 0x66)
             }
+            // Offsets of 8 bytes are Intel's.
+            Op::CallFar | Op::JmpFar if self.amd => insn.size < 8,
             // MOVNTDQA of SSE4.1 is with CRC32 of SSE4.2, all of AVX with AVX2.
             op if is_vector(op) => self.crc32 && (!insn.vex || self.avx2),
             _ => true,

@@ -29,6 +29,7 @@ pub mod compare;
 #[expect(unsafe_code, reason = "its header says why")]
 pub mod cpu;
 pub mod encode;
+pub mod far;
 pub mod features;
 pub mod flags;
 pub mod layout;

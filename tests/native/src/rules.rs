@@ -13,7 +13,8 @@ use emulate::stop::{Exception, Stop};
 
 use crate::allowed::{self, faults, linear, RBP, RCX, RDI, RSI, RSP};
 use crate::case::Case;
-use crate::compare::{self, Emulated, Native};
+use crate::compare::{Emulated, Native};
+use crate::far;
 use crate::flags;
 use crate::layout::{GUARD, HIGH, LOW, MID, WINDOW};
 use crate::model::Ram;
@@ -28,8 +29,8 @@ pub enum Rule {
     /// CMPS of which both operands fault: no manual says which one is read first. The
     /// processor's fault must be that of the other operand.
     OtherOperand,
-    /// PUSHA and ENTER that fault: the processor may have written some of what they push;
-    /// the emulator writes all or nothing.
+    /// PUSHA, ENTER and far CALL that fault: the processor may have written some of what
+    /// they push; the emulator writes all or nothing.
     PartOfFrame,
     /// POPA that faults: AMD's processors have loaded some of the registers.
     PartOfRegisters,
@@ -59,6 +60,21 @@ pub enum Rule {
     /// of the bytes that are not written are looked at, and whether the segment or the
     /// pages come first, is the processor's choice (SDM 2B, MASKMOVDQU).
     MaskedEnd,
+    /// Far RET that faults at the stack: the address may be that of either of the two
+    /// elements.
+    FarStack,
+    /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
+    /// outer stack first, and fault there.
+    FarOuterStack,
+    /// Far RET with an immediate on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
+    /// processors bits 31:16 of ESP change.
+    FarRelease,
+    /// Far CALL to beyond the limit of the new segment, with a stack that faults too: the
+    /// limit comes first (SDM 2A, CALL), but not on AMD's processors.
+    FarOrder,
+    /// A far pointer in memory over the end of a segment or of canonical addresses: AMD's
+    /// processors look at its halves one after the other, and wrap between them.
+    FarPointer,
     /// A write that crosses from a page which a sub-page map denies into one that is not
     /// present: the guest's own faults come before denials. Here, natively, the denied
     /// page is one that the page tables protect, and comes first.
@@ -74,6 +90,8 @@ pub struct Ignored {
     pub exception: bool,
     /// General registers but RSP.
     pub gprs: bool,
+    /// Bits 31:16 of RSP.
+    pub upper_sp: bool,
     /// Memory; the processor's becomes the emulator's.
     pub memory: bool,
     /// Anything.
@@ -82,7 +100,7 @@ pub struct Ignored {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::ReplayedFlags,
         Self::OtherOperand,
         Self::PartOfFrame,
@@ -95,6 +113,11 @@ impl Rule {
         Self::MaskedFault,
         Self::MaskedDenial,
         Self::MaskedEnd,
+        Self::FarStack,
+        Self::FarOuterStack,
+        Self::FarRelease,
+        Self::FarOrder,
+        Self::FarPointer,
         Self::FaultBeforeDenial,
     ];
 
@@ -105,12 +128,18 @@ impl Rule {
             Self::OtherOperand
             | Self::MisalignedStack
             | Self::MaskedFault
+            | Self::FarStack
+            | Self::FarOuterStack
+            | Self::FarOrder
             | Self::FaultBeforeDenial => ignored.exception = true,
             Self::PartOfRegisters => ignored.gprs = true,
             Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
                 ignored.memory = true
             }
-            Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd => ignored.all = true,
+            Self::FarRelease => ignored.upper_sp = true,
+            Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd | Self::FarPointer => {
+                ignored.all = true;
+            }
         }
     }
 }
@@ -197,6 +226,32 @@ impl Rule {
                 let masked = matches!(insn.op, Op::Maskmovdqu | Op::VmaskmovStore);
                 masked && crosses_end(cpu, insn) && segment_fault(emulated)
             }
+            Self::FarStack => match (native.exception, emulated.exception()) {
+                (Some(native), Some(stop)) => {
+                    let same = native.error_code == stop.error_code;
+                    same && far_stack_fault(case, native) && far_stack_fault(case, stop)
+                }
+                _ => false,
+            },
+            Self::FarOuterStack => {
+                let selector = emulated.exception().is_some_and(|e| e.vector == 13);
+                let outer = native.exception.is_some_and(|e| outer_stack_fault(case, e));
+                context.amd && insn.op == Op::RetFar && selector && outer
+            }
+            Self::FarRelease => {
+                let narrow = cpu.stack_size() == 2 && insn.dst == Operand::Imm;
+                context.amd && insn.op == Op::RetFar && narrow && retired
+            }
+            Self::FarOrder => {
+                let limit = emulated.exception() == Some(Exception::gp(0));
+                let stack = native
+                    .exception
+                    .is_some_and(|e| e == Exception::AC || far_stack_fault(case, e));
+                context.amd && insn.op == Op::CallFar && limit && stack
+            }
+            Self::FarPointer => {
+                context.amd && far::is_far(insn.op) && insn.has_mem() && crosses_end(cpu, insn)
+            }
             Self::FaultBeforeDenial => fault_before_denial(native, emulated),
         }
     }
@@ -204,7 +259,7 @@ impl Rule {
 
 /// It pushes several elements.
 pub const fn pushes_frame(insn: &Insn) -> bool {
-    matches!(insn.op, Op::Pusha | Op::Enter)
+    matches!(insn.op, Op::Pusha | Op::Enter | Op::CallFar)
 }
 
 /// It pushes a segment register as 4 bytes.
@@ -258,6 +313,36 @@ fn segment_fault(emulated: &Emulated) -> bool {
     faults.contains(&emulated.stop)
 }
 
+/// A page fault at what a far branch pushes or pops.
+fn far_stack_fault(case: &Case, exception: Exception) -> bool {
+    let (cpu, insn) = (&case.start, &case.insn);
+    let frame = 2 * u64::from(insn.size);
+    let sp = cpu.gpr_sized(RSP, cpu.stack_size());
+    let lowest = match insn.op {
+        Op::RetFar => sp,
+        Op::CallFar => sp.wrapping_sub(frame) & mask(cpu.stack_size()),
+        _ => return false,
+    };
+    let lowest = linear(cpu, Seg::Ss, lowest);
+    exception
+        .cr2
+        .is_some_and(|cr2| cr2.get().wrapping_sub(lowest) < frame)
+}
+
+/// A page fault at SS:RSP of an outer level, which lie behind what RET releases.
+fn outer_stack_fault(case: &Case, exception: Exception) -> bool {
+    let (cpu, insn) = (&case.start, &case.insn);
+    let frame = 2 * u64::from(insn.size);
+    let sp = cpu.gpr_sized(RSP, cpu.stack_size());
+    let sp = sp
+        .wrapping_add(frame)
+        .wrapping_add(insn.imm as u64 & 0xffff);
+    let outer = linear(cpu, Seg::Ss, sp & mask(cpu.stack_size()));
+    exception
+        .cr2
+        .is_some_and(|cr2| cr2.get().wrapping_sub(outer) < frame)
+}
+
 /// What it reads and what it writes overlap, seen from the window, and do not, seen from
 /// linear addresses.
 fn overlaps(cpu: &Cpu, insn: &Insn) -> bool {
@@ -308,12 +393,7 @@ fn other_operand(
         };
         let mut cpu = emulated.cpu;
         let stop = execute(
-            &mut Guest {
-                cpu: &mut cpu,
-                fpu: &mut [],
-                memory: context.ram,
-                devices: context.devices,
-            },
+            &mut Guest::new(&mut cpu, &mut [], context.ram, context.devices),
             &insn,
         );
         match (stop, native.exception) {
@@ -341,10 +421,8 @@ fn write_fault(case: &Case, native: &Native) -> Option<u64> {
 
 /// Both sides fault for a write in the same page of the operand.
 fn masked_fault(case: &Case, native: &Native, emulated: &Emulated) -> bool {
-    let stop = match emulated.stop {
-        Some(Stop::Exception(exception)) => exception,
-        Some(Stop::Denied(denial)) => compare::denied(&denial),
-        _ => return false,
+    let Some(stop) = emulated.exception() else {
+        return false;
     };
     let same = native
         .exception

@@ -21,7 +21,7 @@ use crate::mode::Mode;
 use crate::model::Ram;
 use crate::rng::Rng;
 use crate::rules::{self, Context, Ignored};
-use crate::setup::{Bases, Setup};
+use crate::setup::{Process, Setup};
 use crate::stats::Stats;
 
 /// Cases of a batch.
@@ -33,7 +33,7 @@ pub struct Session {
     mode: Mode,
     seed: u64,
     features: Features,
-    bases: Bases,
+    process: Process,
     processor: Processor,
     ram: Ram,
     devices: Box<Journal>,
@@ -84,18 +84,19 @@ impl Session {
         let mut features = Features::read()?;
         let mut processor = Processor::new(mode.0)?;
         features.xfeatures = processor.xfeatures();
-        let mut bases = Bases {
+        let mut process = Process {
             fs: 0,
-            gs: Bases::gs(seed),
+            gs: Process::gs(seed),
+            has_ldt: processor.has_ldt(),
         };
         if mode.0 == CodeSize::Bits64 {
-            bases.fs = processor.set_gs_base(bases.gs);
+            process.fs = processor.set_gs_base(process.gs);
         }
         Ok(Self {
             mode,
             seed,
             features,
-            bases,
+            process,
             processor,
             ram: Ram::new(),
             devices: Box::default(),
@@ -178,7 +179,7 @@ impl Session {
 
     /// Segments, page tables and memory of a batch.
     fn begin(&mut self, rng: &mut Rng) -> Setup {
-        let mut setup = Setup::new(self.mode, rng, self.bases, &mut self.ram);
+        let mut setup = Setup::new(self.mode, rng, self.process, &mut self.ram);
         setup.cpu.xcr0 = self.features.xfeatures;
         if self.mode.0 != CodeSize::Bits64 {
             let selector = |seg| setup.cpu.segment(seg).selector;

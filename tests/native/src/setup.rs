@@ -23,16 +23,18 @@ pub struct Setup {
     pub plan: Plan,
 }
 
-/// Bases of FS and GS in 64-bit code, the same as long as the process lives.
+/// What stays the same as long as the process lives.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Bases {
-    /// FS, which the process needs.
+pub struct Process {
+    /// Base of FS in 64-bit code, which the process needs.
     pub fs: u64,
-    /// GS.
+    /// Base of GS in 64-bit code.
     pub gs: u64,
+    /// There are segments in the LDT.
+    pub has_ldt: bool,
 }
 
-impl Bases {
+impl Process {
     /// A base of GS.
     pub fn gs(seed: u64) -> u64 {
         Rng::new(&[seed, 3]).pick(&[0, LOW, HIGH + 0x1238, 0x7fff_0000_0004])
@@ -41,7 +43,7 @@ impl Bases {
 
 impl Setup {
     /// Draws a setup and fills the model's memory, but for the window.
-    pub fn new(mode: Mode, rng: &mut Rng, bases: Bases, ram: &mut Ram) -> Self {
+    pub fn new(mode: Mode, rng: &mut Rng, process: Process, ram: &mut Ram) -> Self {
         let format = match mode.0 {
             CodeSize::Bits64 => Format::FourLevel,
             _ => rng.pick(&[
@@ -64,11 +66,11 @@ impl Setup {
             ..Cpu::default()
         };
         match mode.0 {
-            CodeSize::Bits64 => long(&mut cpu, bases),
+            CodeSize::Bits64 => long(&mut cpu, process),
             CodeSize::Bits32 => protected(&mut cpu, rng, Choice::Code32),
             CodeSize::Bits16 => protected(&mut cpu, rng, Choice::Code16),
         }
-        descriptor_tables(&mut cpu, ram);
+        descriptor_tables(&mut cpu, ram, process.has_ldt);
         Self { mode, cpu, plan }
     }
 
@@ -114,15 +116,15 @@ const fn flat(selector: u16, attributes: u16) -> Segment {
     }
 }
 
-const CS64: Segment = flat(USER_CS64, 0xa0fb);
-const CS32: Segment = flat(USER_CS32, 0xc0fb);
+pub(crate) const CS64: Segment = flat(USER_CS64, 0xa0fb);
+pub(crate) const CS32: Segment = flat(USER_CS32, 0xc0fb);
 const DATA: Segment = flat(FLAT, 0xc0f3);
 
-fn long(cpu: &mut Cpu, bases: Bases) {
+fn long(cpu: &mut Cpu, process: Process) {
     cpu.segments = [NULL; 6];
     cpu.set_segment(Seg::Cs, CS64);
     cpu.set_segment(Seg::Ss, DATA);
-    for (seg, base) in [(Seg::Fs, bases.fs), (Seg::Gs, bases.gs)] {
+    for (seg, base) in [(Seg::Fs, process.fs), (Seg::Gs, process.gs)] {
         cpu.set_segment(seg, Segment { base, ..NULL });
     }
 }
@@ -166,9 +168,23 @@ fn local(rng: &mut Rng, choices: &[Choice]) -> Segment {
 /// Where the LDT begins in the page of the descriptor tables.
 const LDT_OFFSET: usize = 0x800;
 
-fn descriptor_tables(cpu: &mut Cpu, ram: &mut Ram) {
+/// Linux's GDT, as far as it is the same in all processes: the kernel's code and data, the
+/// TSS, the LDT, and a segment that holds the number of the processor.
+const KERNEL: [(u16, u64); 6] = [
+    (0x08, 0x00cf_9b00_0000_ffff),
+    (0x10, 0x00af_9b00_0000_ffff),
+    (0x18, 0x00cf_9300_0000_ffff),
+    (0x40, 0x0000_8b00_0000_206f),
+    (0x50, 0x0000_8200_0000_007f),
+    (0x78, 0x0040_f500_0000_0000),
+];
+
+fn descriptor_tables(cpu: &mut Cpu, ram: &mut Ram, has_ldt: bool) {
     let page = ram.frame(TABLES_FRAME);
     page.fill(0);
+    for (selector, descriptor) in KERNEL {
+        page[usize::from(selector)..][..8].copy_from_slice(&descriptor.to_le_bytes());
+    }
     for segment in [CS64, CS32, DATA] {
         put(page, usize::from(segment.selector & !7), &segment);
     }
@@ -184,7 +200,7 @@ fn descriptor_tables(cpu: &mut Cpu, ram: &mut Ram) {
         base: tables::DESCRIPTORS + LDT_OFFSET as u64,
         limit: 8 * LDT.len() as u32 - 1,
         attributes: 0x82,
-        unusable: false,
+        unusable: !has_ldt,
     };
 }
 

@@ -23,6 +23,7 @@
 .set S_CR2,       {STATE} + 0x1a0
 .set S_RIP_OUT,   {STATE} + 0x1a8
 .set S_TRAP_FLAGS,{STATE} + 0x1b0
+.set S_CS_OUT,   {STATE} + 0x1b8
 
 .set USER_CS, 0x33
 .set USER_SS, 0x2b
@@ -147,6 +148,9 @@ native_handler:
 	mov qword ptr [S_CR2], rax
 	mov rax, qword ptr [rdx + UC_FLAGS]
 	mov qword ptr [S_TRAP_FLAGS], rax
+	movzx eax, word ptr [rdx + UC_CS]
+	mov qword ptr [S_CS_OUT], rax
+	mov rax, qword ptr [S_TRAP_FLAGS]
 	# Without TF and RF.
 	and rax, -0x10101
 	mov qword ptr [rdx + UC_FLAGS], rax

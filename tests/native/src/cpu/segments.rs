@@ -26,6 +26,8 @@ pub enum Choice {
     Stack,
     /// DS, ES and GS.
     Data,
+    /// Code that is not present.
+    Absent,
 }
 
 /// A segment in the LDT.
@@ -41,6 +43,8 @@ pub struct Descriptor {
     /// Data: read-only. Code: cannot be read.
     locked: bool,
     expand_down: bool,
+    /// It may be named and not loaded.
+    absent: bool,
 }
 
 const fn data(choice: Choice, base: u64, limit: u32, big: bool) -> Descriptor {
@@ -51,6 +55,7 @@ const fn data(choice: Choice, base: u64, limit: u32, big: bool) -> Descriptor {
         big,
         locked: false,
         expand_down: false,
+        absent: false,
     }
 }
 
@@ -94,6 +99,10 @@ pub const DESCRIPTORS: &[Descriptor] = &[
         locked: true,
         ..data(Choice::Data, LOW, 0x0fff, false)
     },
+    Descriptor {
+        absent: true,
+        ..data(Choice::Absent, CODE, CODE_LIMIT, true)
+    },
 ];
 
 impl Descriptor {
@@ -104,10 +113,9 @@ impl Descriptor {
 
     /// What a segment register holds once it is loaded.
     pub const fn segment(&self, number: usize) -> Segment {
-        let code = matches!(self.choice, Choice::Code16 | Choice::Code32);
         // Accessed, S, DPL 3, present.
         let mut attributes = 0xf1;
-        if code {
+        if self.is_code() {
             attributes |= 1 << 3;
         }
         if !self.locked {
@@ -118,6 +126,9 @@ impl Descriptor {
         }
         if self.big {
             attributes |= 1 << 14;
+        }
+        if self.absent {
+            attributes &= !(1 << 7);
         }
         let mut limit = self.limit;
         if self.in_pages() {
@@ -133,14 +144,18 @@ impl Descriptor {
         }
     }
 
+    const fn is_code(&self) -> bool {
+        !matches!(self.choice, Choice::Stack | Choice::Data)
+    }
+
     const fn in_pages(&self) -> bool {
         self.limit > 0xf_ffff
     }
 
     /// `struct user_desc` of `<asm/ldt.h>`.
     const fn user_desc(&self, number: usize) -> [u32; 4] {
-        let contents = match (self.choice, self.expand_down) {
-            (Choice::Code16 | Choice::Code32, _) => 2,
+        let contents = match (self.is_code(), self.expand_down) {
+            (true, _) => 2,
             (_, true) => 1,
             _ => 0,
         };
@@ -148,8 +163,12 @@ impl Descriptor {
             true => (self.limit >> 12, 1),
             false => (self.limit, 0),
         };
-        let flags =
-            self.big as u32 | contents << 1 | (self.locked as u32) << 3 | in_pages << 4 | 1 << 6;
+        let flags = self.big as u32
+            | contents << 1
+            | (self.locked as u32) << 3
+            | in_pages << 4
+            | (self.absent as u32) << 5
+            | 1 << 6;
         [number as u32, self.base, limit, flags]
     }
 }

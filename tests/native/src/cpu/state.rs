@@ -40,10 +40,11 @@ struct Registers {
     cr2: u64,
     rip_out: u64,
     trap_flags: u64,
+    cs_out: u64,
 }
 
 const _: () = assert!(offset_of!(Registers, gprs_out) == 0x100);
-const _: () = assert!(offset_of!(Registers, trap_flags) == 0x1b0);
+const _: () = assert!(offset_of!(Registers, cs_out) == 0x1b8);
 const _: () = assert!(offset_of!(Registers, gs) == 0xc8);
 
 /// Address of the number of the pad that was reached.
@@ -131,6 +132,7 @@ impl State {
             gprs: registers.gprs_out,
             rflags: registers.flags_out,
             rip: None,
+            cs: None,
             pad: registers.pad,
             trap: None,
         };
@@ -145,6 +147,7 @@ impl State {
         End {
             rflags: registers.trap_flags,
             rip: Some(registers.rip_out),
+            cs: Some(registers.cs_out as u16),
             trap: (registers.trap != TRAP_STEP).then_some(trap),
             ..end
         }

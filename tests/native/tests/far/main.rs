@@ -241,12 +241,7 @@ fn emulate(case: &Case, ram: &mut Ram) -> Option<(Want, Cpu)> {
     let insn = decode(&case.bytes, case.cpu.code).unwrap();
     let mut cpu = case.cpu;
     let mut devices = Journal::new();
-    let mut guest = Guest {
-        cpu: &mut cpu,
-        fpu: &mut [],
-        memory: ram,
-        devices: &mut devices,
-    };
+    let mut guest = Guest::new(&mut cpu, &mut [], ram, &mut devices);
     let done = execute(&mut guest, &insn);
     match done {
         // A push where there is nothing.
