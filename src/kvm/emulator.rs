@@ -199,9 +199,7 @@ pub(crate) fn emulate(
     cause: u8,
 ) -> Result<Option<UserExit>> {
     state.guest.emulated = Some(state.guest.exit_gfn());
-    if state.emulator.registers != Registers::OfExit {
-        state.fetch_registers(vm)?;
-    }
+    state.fetch_registers(vm)?;
     let emulator = &mut state.emulator;
     let mut memory = GuestMemory::new(vm);
     let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
@@ -280,8 +278,9 @@ fn finish(
     guest.interruptibility &= !step::SHADOW;
     guest.single_step |= traced;
     if matches!(insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
-        let cpu = state.emulator.cpu;
-        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &cpu))?;
+        state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
+            guest.take_segments(vmcs, &emulator.cpu);
+        })?;
     }
     Ok(devices(vm, area, state))
 }
@@ -422,7 +421,10 @@ fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
 
 impl State {
     /// Reads the registers for the emulator, where the exit has not.
-    fn fetch_registers(&mut self, vm: &Vm) -> Result {
+    pub(crate) fn fetch_registers(&mut self, vm: &Vm) -> Result {
+        if self.emulator.registers == Registers::OfExit {
+            return Ok(());
+        }
         self.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
             emulator.fetch_registers(vmcs, guest);
         })
@@ -435,10 +437,19 @@ impl State {
         insn: &Insn,
         at: u64,
     ) -> Result<Done, Stop> {
+        exec::execute(&mut self.begin(memory, at), insn)
+    }
+
+    /// The vCPU with the registers of the emulator; what it reads of devices belongs to the
+    /// instruction at linear address `at`.
+    pub(crate) fn begin<'a>(
+        &'a mut self,
+        memory: &'a mut GuestMemory<'_>,
+        at: u64,
+    ) -> guard::Guest<'a> {
         let (fpu, emulator) = self.emulation();
         emulator.journal.begin(at);
-        let mut guest = guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal);
-        exec::execute(&mut guest, insn)
+        guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal)
     }
 
     /// Takes general registers, RIP and RFLAGS over from the emulator.
