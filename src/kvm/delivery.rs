@@ -104,6 +104,7 @@ fn take(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result {
         guest.interruptibility = delivery.interruptibility(before);
         if delivery.drops_debug_exceptions(before) {
             guest.single_step = false;
+            guest.breakpoints = 0;
             vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
         }
     })

@@ -450,7 +450,13 @@ impl State {
         insn: &Insn,
         at: u64,
     ) -> Result<Done, Stop> {
-        exec::execute(&mut self.begin(memory, at), insn)
+        let mut guest = self.begin(memory, at);
+        let result = exec::execute(&mut guest, insn);
+        let met = guest.breakpoints_met();
+        if result.is_ok() {
+            self.guest.breakpoints |= met;
+        }
+        result
     }
 
     /// The vCPU with the registers of the emulator; what it reads of devices belongs to the
