@@ -275,14 +275,22 @@ fn set_code_segment(cpu: &mut Cpu, target: &Descriptor, cpl: u8) {
     });
 }
 
-/// Prepares what is pushed by code at this privilege level.
-fn prepare(guest: &mut Guest<'_>, insn: &Insn, pushed: &Pushed, align: u16) -> Result<Span, Stop> {
+/// Prepares what is pushed by code at this privilege level, in slots of `size` bytes. The
+/// guest's page tables are asked in the order of the pushes, so that the first fault is
+/// the processor's.
+fn prepare(guest: &mut Guest<'_>, insn: &Insn, pushed: &Pushed, size: u16) -> Result<Span, Stop> {
     let (gva, len) = pushed.at;
     // Two spans could not be written at once.
     if pushed.wrapped.is_some() {
         return Err(Stop::Refused(insn.op));
     }
-    segment::aligned(guest.cpu, gva, align)?;
+    segment::aligned(guest.cpu, gva, size)?;
+    for slot in (0..len.checked_div(size).unwrap_or(0)).rev() {
+        let at = guest.cpu.linear(gva, slot.wrapping_mul(size).into());
+        if let Err(stop @ Stop::Exception(_)) = guest.prepare_write(at, size, Intent::Write) {
+            return Err(stop);
+        }
+    }
     guest.prepare_write(gva, len, Intent::Write)
 }
 
