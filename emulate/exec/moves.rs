@@ -49,11 +49,10 @@ pub(super) fn load(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
             bit::crc32(crc, value, src_size).into()
         }
         op => {
-            let old = read(guest, insn, insn.dst, size)?;
             let (value, rflags) =
-                bit::counted(op, value, old, guest.cpu.rflags, size).ok_or(Stop::Refused(op))?;
+                bit::counted(op, value, guest.cpu.rflags, size).ok_or(Stop::Refused(op))?;
             guest.cpu.rflags = rflags;
-            // BSF and BSR of 0 write nothing at all.
+            // BSF and BSR of 0 leave the destination alone.
             if matches!(op, Op::Bsf | Op::Bsr) && rflags & ZF != 0 {
                 return Ok(retire(guest, insn));
             }

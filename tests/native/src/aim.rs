@@ -376,8 +376,8 @@ impl Aim<'_> {
         allowed::check(self.cpu, insn) && target
     }
 
-    /// A far CALL to 64-bit code pushes to where all of RSP points, the upper half of which
-    /// the kernel does not keep while the stack is one of 16 bits.
+    /// A far CALL to 64-bit code pushes to where all of RSP points, without the base of SS.
+    /// The kernel does not keep the upper half of it while the stack is one of 16 bits.
     fn far_target_is_safe(&self, insn: &Insn) -> bool {
         let selector = match (insn.op, insn.dst) {
             (Op::CallFar, Operand::Mem) => {
@@ -391,7 +391,9 @@ impl Aim<'_> {
             (Op::CallFar, _) => insn.imm2,
             _ => return true,
         };
-        self.cpu.stack_size() != 2 || selector & !3 != USER_CS64 & !3
+        let enters = !self.cpu.long() && selector & !3 == USER_CS64 & !3;
+        let whole = self.cpu.stack_size() != 2 && allowed::place(self.cpu.gpr(RSP));
+        !enters || whole
     }
 
     fn target_is_safe(&self, insn: &Insn) -> bool {

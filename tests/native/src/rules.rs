@@ -34,8 +34,8 @@ pub enum Rule {
     PartOfFrame,
     /// POPA that faults: AMD's processors have loaded some of the registers.
     PartOfRegisters,
-    /// PUSHA and ENTER whose frame goes over the end of the stack segment and goes on at
-    /// its other end: the emulator refuses them.
+    /// PUSHA, ENTER and far CALL whose frame goes over the end of the stack segment and
+    /// goes on at its other end: the emulator refuses them.
     WrappedFrame,
     /// PUSH of a segment register as 4 bytes: recent processors of Intel's write 2 of them
     /// (SDM 2B, PUSH), and so does the emulator; AMD's write 4.
@@ -61,7 +61,7 @@ pub enum Rule {
     /// pages come first, is the processor's choice (SDM 2B, MASKMOVDQU).
     MaskedEnd,
     /// Far RET that faults at the stack: the address may be that of either of the two
-    /// elements.
+    /// elements. Far CALL that is denied: the emulator looks at both together.
     FarStack,
     /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
     /// outer stack first, and fault there.
@@ -227,11 +227,13 @@ impl Rule {
                 masked && crosses_end(cpu, insn) && segment_fault(emulated)
             }
             Self::FarStack => {
+                let others = [Exception::ss(0), Exception::AC];
                 let fault = |exception: Option<Exception>| {
-                    exception.is_some_and(|e| e == Exception::ss(0) || far_stack_fault(case, e))
+                    exception.is_some_and(|e| others.contains(&e) || far_stack_fault(case, e))
                 };
                 let both = fault(native.exception) && fault(emulated.exception());
-                insn.op == Op::RetFar && both
+                let call = insn.op == Op::CallFar && context.denied;
+                (insn.op == Op::RetFar || call) && both
             }
             Self::FarOuterStack => {
                 let selector = emulated.exception().is_some_and(|e| e.vector == 13);
@@ -293,9 +295,9 @@ pub fn has_other_size(cpu: &Cpu, insn: &Insn) -> bool {
     limit || page || !aligned
 }
 
-/// A stack of 64 KiB that ends soon.
+/// A stack that ends soon.
 fn wraps(cpu: &Cpu) -> bool {
-    cpu.stack_size() == 2 && cpu.gpr_sized(RSP, 2) < 0x100
+    cpu.gpr_sized(RSP, cpu.stack_size().min(4)) < 0x100
 }
 
 /// Some of the operand is in its segment, or canonical, and some is not.
