@@ -71,8 +71,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .rev()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn segments(out: &mut String, cpu: &Cpu) -> fmt::Result {
