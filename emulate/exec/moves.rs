@@ -94,3 +94,10 @@ fn condition(code: u8, rflags: u64) -> bool {
     };
     holds != (code & 1 != 0)
 }
+
+/// CLFLUSH and the like: to memory that is coherent they do nothing, and no device is told.
+pub(super) fn flush(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
+    let gva = operand::linear(guest.cpu, insn, 1, 1, false)?;
+    let _source = guest.prepare_read(gva, 1, false)?;
+    Ok(retire(guest, insn))
+}
