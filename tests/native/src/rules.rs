@@ -66,7 +66,7 @@ pub enum Rule {
     /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
     /// outer stack first, and fault there.
     FarOuterStack,
-    /// Far RET with an immediate on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
+    /// Far RET on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
     /// processors bits 31:16 of ESP change.
     FarRelease,
     /// Far CALL to beyond the limit of the new segment or with a stack beyond its limit,
@@ -244,7 +244,7 @@ impl Rule {
                 context.amd && insn.op == Op::RetFar && selector && outer
             }
             Self::FarRelease => {
-                let narrow = cpu.stack_size() == 2 && insn.dst == Operand::Imm;
+                let narrow = cpu.stack_size() == 2;
                 context.amd && insn.op == Op::RetFar && narrow && retired
             }
             Self::FarOrder => {
