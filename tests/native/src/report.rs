@@ -68,10 +68,12 @@ fn write(out: &mut String, failure: &Failure, mode: Mode, seed: u64) -> fmt::Res
 
 /// Bytes as one number.
 fn hex(bytes: &[u8]) -> String {
-    bytes
+    let digits: Vec<String> = bytes
         .iter()
         .rev()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    digits.concat()
 }
 
 fn segments(out: &mut String, cpu: &Cpu) -> fmt::Result {

@@ -103,8 +103,9 @@ fn the_program_tells_what_it_tested() {
 #[test]
 fn one_case_can_be_repeated() {
     let last = |text: &str, kind: &str| {
-        let lines = text.lines().filter(|line| line.starts_with(kind));
-        lines.last().map(str::to_owned)
+        let mut lines = text.lines().rev();
+        let line = lines.find(|line| line.starts_with(kind));
+        line.map(str::to_owned)
     };
     let child = "--child --trace --mode 64 --seed 3 --batch 5";
     let (_, whole) = run(&format!("{child} --batches 2 --case 100"));
