@@ -97,6 +97,12 @@ pub const fn xcr0_valid(value: u64, supported: u64) -> bool {
     value & MPX == 0 || value & MPX == MPX
 }
 
+/// DR7: the breakpoints of one task (L0 to L3, LE), which a task switch ends
+/// (SDM 3B 18.2.4).
+pub const DR7_LOCAL: u64 = 0x155;
+/// DR6: #DB comes from a task switch, T being set in the new TSS (SDM 3B 18.3.1.5).
+pub const DR6_BT: u64 = 1 << 15;
+
 /// DR6 and DR7 when #DB with these `conditions` (exit qualification, SDM 3C
 /// table 28-1) is delivered. BLD and RTM are 0 in DR6 when they apply, and the
 /// processor clears DR7.GD so that the handler can use the registers.

@@ -79,6 +79,8 @@ pub(crate) enum Leave {
     LoadPdptes,
     /// IN or OUT.
     Io,
+    /// A task switch.
+    TaskSwitch,
     /// To user space.
     User(Stop),
 }
