@@ -103,6 +103,18 @@ fn registers_have_64_bits() {
 }
 
 #[test]
+fn the_instruction_pointer_of_32_bit_code_wraps() {
+    let mut machine = machine(3, false, 0, 0);
+    machine.cpu.rip = 0xffff_ffff;
+    let slots = [1, 0x1b, FLAGS, 0xa000, 0x23];
+    delivers(&mut machine, &INT, (0xb000 - 40, 8, &slots), |cpu| {
+        handler(cpu);
+        cpu.set_segment(Seg::Ss, null_stack(0));
+        cpu.gprs[4] = 0xb000 - 40;
+    });
+}
+
+#[test]
 fn trap_gates_keep_interrupts_on() {
     let mut machine = machine(0, true, 0, 0);
     long_gates(&mut machine, gate(0x38, HANDLER, 0x8f, 0), FAR >> 32);
