@@ -58,6 +58,7 @@ fn run_to_the_end(machine: &mut Machine) -> Vec<Seen> {
     let mut all = Vec::new();
     loop {
         let stop = machine.run();
+        assert!(all.len() < 50, "it has no end: {stop:x?}");
         all.push(see(machine, stop.clone()));
         match stop {
             // HLT is not for user code.
