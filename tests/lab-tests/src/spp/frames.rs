@@ -26,6 +26,7 @@ tests![
     trap_gates,
     first_use_of_descriptors,
     nested,
+    single_steps,
     half_denied,
 ];
 
@@ -348,6 +349,26 @@ fn nested(lab: &Lab) {
     );
     assert_eq!(vectors(&seen), [14]);
     assert_eq!(seen.last().map(|s| s.regs.rsp), Some(STACK - 40));
+}
+
+/// INT n clears TF before the step is over; IRET sets it again.
+fn single_steps(lab: &Lab) {
+    for mode in [Mode::Real, Mode::Protected, Mode::Long] {
+        let seen = compare(
+            lab,
+            mode,
+            &[(STACK_PAGE, MAP)],
+            |a| {
+                a.nop()?;
+                a.int(0x21)?;
+                a.nop()?;
+                a.nop()?;
+                a.hlt()
+            },
+            |machine| machine.change_regs(|r| r.rflags = 1 << 8 | 2),
+        );
+        assert_eq!(vectors(&seen), [1, 0x21, 1, 1], "{mode:?}");
+    }
 }
 
 /// A frame that ends in the denied sub-page: nothing is written, and the exit says what

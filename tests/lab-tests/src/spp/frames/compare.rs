@@ -16,6 +16,7 @@ pub(super) struct Seen {
     pub(super) regs: kvm_regs,
     pub(super) sregs: kvm_sregs,
     pub(super) nmi_masked: u8,
+    pub(super) dr6: u64,
     pub(super) memory: Vec<u8>,
 }
 
@@ -48,6 +49,7 @@ fn see(machine: &Machine, stop: Stop) -> Seen {
         regs: machine.regs(),
         sregs,
         nmi_masked: events.nmi.masked,
+        dr6: machine.cpu.fd().get_debug_regs().expect("DR6").dr6,
         memory: pages.iter().flat_map(read).collect(),
     }
 }
@@ -133,6 +135,7 @@ pub(super) fn compare(
             assert_eq!(seen.regs, expected.regs, "{at}: {:x?}", seen.stop);
             assert_eq!(seen.sregs, expected.sregs, "{at}: {:x?}", seen.stop);
             assert_eq!(seen.nmi_masked, expected.nmi_masked, "{at}");
+            assert_eq!(seen.dr6, expected.dr6, "{at}");
             assert!(seen.memory == expected.memory, "{at}: memory");
         }
         assert_eq!(seen.len(), expected.len(), "{mode:?}");
