@@ -212,8 +212,8 @@ fn check_slot(guest: &mut Guest<'_>, sp: u64, count: u8, size: u8) -> Result<(),
 }
 
 /// Prepares writing `total` bytes below the stack pointer, all of which may be written.
-/// Refused are a stack that wraps in them, and a device: it would see other writes than
-/// the processor makes.
+/// Refused are a stack that wraps in them, and several elements in a device: it would see
+/// other writes than the processor makes.
 fn prepare_frame(guest: &mut Guest<'_>, insn: &Insn, total: u16) -> Result<Span, Stop> {
     let sp = pointer(guest.cpu);
     if sp != 0 && sp < total.into() {
@@ -222,7 +222,7 @@ fn prepare_frame(guest: &mut Guest<'_>, insn: &Insn, total: u16) -> Result<Span,
     let offset = below(guest.cpu, total.into());
     let gva = segment::linear(guest.cpu, Seg::Ss, offset, total, true)?;
     let span = guest.prepare_write(gva, total, Intent::Write)?;
-    if span.device() {
+    if span.device() && total > insn.size.into() {
         return Err(Stop::Refused(insn.op));
     }
     Ok(span)

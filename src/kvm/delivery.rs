@@ -21,10 +21,14 @@ use super::{
         self,
         UserExit, //
     },
-    vcpu::State,
+    vcpu::{
+        Guest,
+        State, //
+    },
     violation,
     vm::Vm, //
 };
+use crate::vmx::window::Current;
 use emulate::{
     cpu::rflags,
     event,
@@ -51,7 +55,7 @@ use vmcore::{
 };
 
 /// An address that no instruction has: what an event reads of devices is nobody's.
-const NO_INSTRUCTION: u64 = 1 << 63;
+pub(crate) const NO_INSTRUCTION: u64 = 1 << 63;
 
 /// Delivers the next event that waits. `None` enters the guest.
 ///
@@ -96,21 +100,30 @@ fn attempt(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result<Result<(),
 
 /// Takes over what the delivery has done to the vCPU.
 fn take(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result {
-    let before = state.guest.interruptibility;
     state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
         let (cpu, _) = emulator.instruction();
         guest.take_registers(cpu);
         guest.take_segments(vmcs, cpu);
-        guest.interruptibility = delivery.interruptibility(before);
-        if delivery.drops_debug_exceptions(before) {
-            guest.single_step = false;
-            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
-        }
+        guest.delivered(vmcs, delivery);
     })
 }
 
+impl Guest {
+    /// What delivery changes besides memory and registers.
+    pub(crate) fn delivered(&mut self, vmcs: &Current<'_>, delivery: &Delivery) {
+        let before = self.interruptibility;
+        self.interruptibility = delivery.interruptibility(before);
+        if delivery.drops_debug_exceptions(before) {
+            self.single_step = false;
+            self.breakpoints = 0;
+            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
+        }
+        self.dirty = true;
+    }
+}
+
 /// Puts an event back that was not delivered, and carries out what came instead.
-fn stopped(
+pub(crate) fn stopped(
     vm: &Vm,
     state: &mut State,
     injection: &Injection,

@@ -45,7 +45,7 @@ fn with(lab: &Lab, backend: Backend) -> Lab {
 
 /// Asserts that both backends do the same to what `rig` makes.
 fn assert_same(lab: &Lab, what: &str, rig: impl Fn(&Lab) -> Rig) -> Trace {
-    let [hardware, software] = BOTH.map(|backend| trace(rig(&with(lab, backend))));
+    let [hardware, software] = BOTH.map(|backend| trace(&mut rig(&with(lab, backend))));
     if let Some(why) = hardware.difference(&software) {
         panic!("{what}: {why}");
     }
@@ -85,16 +85,20 @@ fn mapped(lab: &Lab, program: Program, maps: [u32; 4]) -> Rig {
     rig
 }
 
-/// The form with its operand `offset` bytes into such a window.
-fn form_rig(lab: &Lab, form: &Form, offset: u64, maps: [u32; 4]) -> Rig {
-    let rig = rig(lab, &form.code, maps);
+/// Executes a form with its operand `offset` bytes into the window.
+fn execute(rig: &mut Rig, form: &Form, offset: u64) -> Trace {
+    rig.start(&form.code);
+    rig.fill();
     for (at, word) in (offset..).step_by(8).zip(&form.operand) {
         let gpa = super::rig::RAM + at;
         rig.machine.write(gpa, &word.to_le_bytes());
     }
     let operand = WINDOW + offset;
     rig.machine.change_regs(|r| forms::registers(r, operand));
-    rig
+    rig.set_vectors();
+    let mut trace = trace(rig);
+    trace.forget_flags(form.undefined);
+    trace
 }
 
 fn causes_tell_the_backends_apart(lab: &Lab) {
@@ -141,18 +145,14 @@ fn store_patterns(lab: &Lab) {
 /// Executes each form with both backends; how many were denied.
 fn each_form(lab: &Lab, offset: u64, maps: [u32; 4]) -> usize {
     needs_both(lab);
+    let mut rigs = BOTH.map(|backend| rig(&with(lab, backend), &[], maps));
     let mut denied = 0;
     let mut failures = Vec::new();
     for form in forms::all() {
         if form.only_at_place && offset != PLACE {
             continue;
         }
-        let mut traces =
-            BOTH.map(|backend| trace(form_rig(&with(lab, backend), &form, offset, maps)));
-        for trace in &mut traces {
-            trace.forget_flags(form.undefined);
-        }
-        let [hardware, software] = traces;
+        let [hardware, software] = rigs.each_mut().map(|rig| execute(rig, form, offset));
         if let Some(why) = hardware.difference(&software) {
             failures.push(format!("{}: {why}", form.name));
         }
@@ -276,7 +276,7 @@ fn random_programs(lab: &Lab) {
         // Three of four sub-pages may be written.
         let maps = [(); 4].map(|()| (numbers.below(1 << 32) | numbers.below(1 << 32)) as u32);
         let mut traces =
-            BOTH.map(|backend| trace(mapped(&with(lab, backend), program.assemble(), maps)));
+            BOTH.map(|backend| trace(&mut mapped(&with(lab, backend), program.assemble(), maps)));
         for trace in &mut traces {
             trace.forget_flags(program.undefined);
         }

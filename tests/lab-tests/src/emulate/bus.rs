@@ -7,6 +7,7 @@ use crate::machine::{Machine, Stop, HOLE};
 use guest::PAGE_SIZE;
 use ioctl_api::run::{IoExit, KVM_EXIT_IO_IN, PIO_DATA};
 use std::fmt;
+use std::sync::OnceLock;
 
 /// How many pages of registers there are.
 pub(crate) const DEVICE_PAGES: u64 = 4;
@@ -52,7 +53,8 @@ impl fmt::Debug for Access {
 
 /// Bytes as text, the middle of long ones left out.
 fn hex(bytes: &[u8]) -> String {
-    let text = |part: &[u8]| part.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let digits = |text: String, byte: &u8| text + &format!("{byte:02x}");
+    let text = |part: &[u8]| part.iter().fold(String::new(), digits);
     match bytes.len() {
         0..=32 => text(bytes),
         n => format!("{}..{} ({n})", text(&bytes[..12]), text(&bytes[n - 4..])),
@@ -78,7 +80,7 @@ impl Bus {
     pub(crate) fn at(base: u64, pages: u64) -> Self {
         Self {
             base,
-            registers: contents(pages),
+            registers: contents(pages).to_vec(),
             stream: 0,
             log: Vec::new(),
         }
@@ -167,8 +169,13 @@ pub(crate) fn stream(n: u32) -> u8 {
 }
 
 /// What memory and devices hold at first, so that all bytes near each other differ and
-/// the sign bits of words do too.
-pub(crate) fn contents(pages: u64) -> Vec<u8> {
+/// the sign bits of words do too. At most [`MOST_PAGES`].
+pub(crate) fn contents(pages: u64) -> &'static [u8] {
+    static CONTENTS: OnceLock<Vec<u8>> = OnceLock::new();
     let byte = |n: u64| (n.wrapping_mul(0x9d) ^ (n >> 8) ^ 0xa6) as u8;
-    (0..pages * PAGE_SIZE).map(byte).collect()
+    let all = CONTENTS.get_or_init(|| (0..MOST_PAGES * PAGE_SIZE).map(byte).collect());
+    &all[..(pages * PAGE_SIZE) as usize]
 }
+
+/// Pages of [`contents`]: a segment of real mode, and one more.
+const MOST_PAGES: u64 = 17;

@@ -54,7 +54,7 @@ impl Case {
     }
 
     fn trace(&self, lab: &Lab) -> Trace {
-        trace(self.rig(lab))
+        trace(&mut self.rig(lab))
     }
 }
 
@@ -87,7 +87,7 @@ fn segmented_rig(lab: &Lab, program: Program) -> Rig {
     place(&mut sregs.fs, SCRATCH);
     place(&mut sregs.gs, SCRATCH);
     machine.set_sregs(&sregs);
-    machine.write(SCRATCH, &super::bus::contents(1));
+    machine.write(SCRATCH, super::bus::contents(1));
     machine.change_regs(|r| {
         (r.rbx, r.rsi, r.rdi) = (0x10, 0x20, 0x40);
         (r.rax, r.rcx, r.rdx) = (0x5566_7788, 3, 0x3f8);
@@ -128,7 +128,7 @@ fn random_programs_agree(lab: &Lab) {
     for seed in 1..=random::HOW_MANY {
         let program = random::Random::new(seed, |form| form.in_kvm);
         let rig = |lab| long_rig(lab, program.assemble());
-        let mut traces = [lab, &kvm].map(|lab| trace(rig(lab)));
+        let mut traces = [lab, &kvm].map(|lab| trace(&mut rig(lab)));
         for trace in &mut traces {
             trace.forget_flags(program.undefined);
             let last = trace.exits.last().map(|(exit, _)| exit);

@@ -13,6 +13,7 @@ use crate::machine::Assembled;
 use guest::asm::CodeAssembler;
 use guest::{Mode, Program, CODE, PAGE_SIZE, SCRATCH};
 use kvm_bindings::kvm_regs;
+use std::sync::OnceLock;
 
 /// Carry flag.
 const CF: u64 = 1 << 0;
@@ -38,17 +39,18 @@ pub(crate) const RDX: u64 = 0x7172_7374_7576_7778;
 pub(crate) const PLACE: u64 = 0x40;
 
 /// All forms.
-pub(crate) fn all() -> Vec<Form> {
-    [
-        moves::all(),
-        moves::stack(),
-        arithmetic::all(),
-        strings::all(),
-        vectors::all(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+pub(crate) fn all() -> &'static [Form] {
+    static FORMS: OnceLock<Vec<Form>> = OnceLock::new();
+    FORMS.get_or_init(|| {
+        let parts = [
+            moves::all(),
+            moves::stack(),
+            arithmetic::all(),
+            strings::all(),
+            vectors::all(),
+        ];
+        parts.into_iter().flatten().collect()
+    })
 }
 
 /// An instruction, with what prepares its registers.
@@ -160,16 +162,6 @@ impl Form {
     fn not_in_kvm(mut self) -> Self {
         self.in_kvm = false;
         self
-    }
-
-    /// It, and the HLT that ends it.
-    pub(crate) fn program(&self) -> Program {
-        Program::assemble(Mode::Long, CODE, |a| {
-            a.db(&self.code)?;
-            a.hlt()?;
-            Ok(vec![])
-        })
-        .expect("a program")
     }
 
     /// The exits that it makes, if RBX is `offset` bytes into a window of `pages`.

@@ -31,11 +31,9 @@ struct Outcome {
 
 /// Executes a form in a window of `pages`.
 fn execute(rig: &mut Rig, form: &Form, offset: u64, pages: [Page; 2]) -> Outcome {
-    rig.machine.finish_pending();
+    rig.start(&form.code);
     rig.fill();
     put_operand(rig, form, offset, pages);
-    rig.load(form.program());
-    rig.machine.restart();
     let rbx = WINDOW + offset;
     rig.machine.change_regs(|r| forms::registers(r, rbx));
     rig.set_vectors();
@@ -79,15 +77,15 @@ fn check(lab: &Lab, place: &Place) {
         if !fits || !(form.in_kvm || lab.is_ours()) {
             continue;
         }
-        let expected = execute(&mut native, &form, place.offset, memory);
+        let expected = execute(&mut native, form, place.offset, memory);
         assert_eq!(
             (&expected.stop, &expected.exits),
             (&Stop::Hlt, &vec![]),
             "{}",
             form.name
         );
-        let found = execute(&mut emulated, &form, place.offset, place.pages);
-        if let Err(why) = compare(&form, place, &expected, found) {
+        let found = execute(&mut emulated, form, place.offset, place.pages);
+        if let Err(why) = compare(form, place, &expected, found) {
             failures.push(format!("{}: {why}", form.name));
         }
         done += 1;

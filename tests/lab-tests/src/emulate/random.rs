@@ -52,7 +52,11 @@ impl Random {
     pub(crate) fn new(seed: u64, fits: impl Fn(&Form) -> bool) -> Self {
         let mut numbers = Numbers::new(seed);
         let fits = |form: &Form| can_be_anywhere(form) && fits(form);
-        let forms: Vec<Form> = forms::all().into_iter().filter(fits).collect();
+        let forms: Vec<Form> = forms::all()
+            .iter()
+            .filter(|form| fits(form))
+            .cloned()
+            .collect();
         let steps: Vec<(Form, u64)> = (0..LENGTH)
             .map(|_| {
                 let form = &forms[numbers.below(forms.len() as u64) as usize];

@@ -13,7 +13,7 @@ use super::bus::{contents, Access, Bus, DEVICE_PAGES};
 use crate::harness::Lab;
 use crate::machine::{Assembled, Machine, Stop, HOLE};
 use guest::asm::CodeAssembler;
-use guest::{Program, CODE, DATA, PAGE_SIZE, SCRATCH, STACK, TABLES};
+use guest::{CODE, DATA, PAGE_SIZE, SCRATCH, STACK, TABLES};
 use kvm_bindings::{kvm_regs, kvm_xcrs, kvm_xsave};
 
 /// First linear address of the window.
@@ -114,7 +114,7 @@ impl Rig {
     /// Fills memory and devices as they are at first.
     pub(crate) fn fill(&mut self) {
         let machine = &self.machine;
-        machine.write(RAM, &contents(DEVICE_PAGES));
+        machine.write(RAM, contents(DEVICE_PAGES));
         machine.write(SCRATCH, &[HLT; PAGE_SIZE as usize]);
         machine.write(STACK - PAGE_SIZE, &[0xa5; PAGE_SIZE as usize]);
         self.bus = Bus::new();
@@ -137,10 +137,11 @@ impl Rig {
         self.machine.qword(PAGES + 8 * n)
     }
 
-    /// Loads another program.
-    pub(crate) fn load(&mut self, program: Program) {
-        self.machine.write(CODE, &program.code);
-        self.machine.program = program;
+    /// Starts over with other instructions, which do not fault, and a HLT.
+    pub(crate) fn start(&mut self, code: &[u8]) {
+        self.machine.restart();
+        self.machine.write(CODE, code);
+        self.machine.write(CODE + code.len() as u64, &[HLT]);
     }
 
     /// Runs the guest, and its devices, until it stops.

@@ -5,10 +5,13 @@
 use super::bus::{Access, DEVICE_PAGES};
 use super::rig::{first_difference, Rig, P, RAM, W, WINDOW};
 use crate::machine::Stop;
-use guest::{Mode, PAGE_SIZE};
+use guest::{Mode, PAGE_SIZE, SCRATCH, TABLES};
 use ioctl_api::subpage::KVM_SPP_EXIT_INSN_LEN_VALID;
 use kvm_bindings::kvm_regs;
 use vmm::SppExit;
+
+/// Bytes of memory, and where they begin.
+type Part = (u64, Vec<u8>);
 
 /// All that can be seen of a run.
 pub(crate) struct Trace {
@@ -18,7 +21,7 @@ pub(crate) struct Trace {
     pub(crate) regs: kvm_regs,
     cr2: u64,
     vectors: Vec<u32>,
-    memory: Vec<u8>,
+    memory: Vec<Part>,
     registers: Vec<u8>,
 }
 
@@ -31,11 +34,12 @@ pub(crate) enum Exit {
 
 /// Most exits of a program.
 const MOST_EXITS: usize = 20_000;
-/// Memory that traces hold: tables, stacks and scratch; and the window's.
-const LOW: usize = 0x3_0000;
+/// Memory that traces hold, besides the window's: pages of descriptors, stacks, tables
+/// and scratch.
+const LOW: [(u64, u64); 4] = [(0x1000, 2), (0x5000, 2), (TABLES, 9), (SCRATCH, 1)];
 
 /// Runs a guest to its end, past all writes that are denied.
-pub(crate) fn trace(mut rig: Rig) -> Trace {
+pub(crate) fn trace(rig: &mut Rig) -> Trace {
     let mut exits = Vec::new();
     loop {
         assert!(exits.len() < MOST_EXITS, "the program does not end");
@@ -47,16 +51,15 @@ pub(crate) fn trace(mut rig: Rig) -> Trace {
             continue;
         }
         let ends = !matches!(stop, Stop::Event(_) | Stop::Spp(_));
-        exits.push((Exit::Stop(settle(&rig, stop)), regs));
+        exits.push((Exit::Stop(settle(rig, stop)), regs));
         if ends {
             break;
         }
     }
     let long = rig.machine.program.mode == Mode::Long;
-    let mut memory = rig.machine.read(0, LOW);
-    if long {
-        memory.extend(rig.machine.read(RAM, (DEVICE_PAGES * PAGE_SIZE) as usize));
-    }
+    let window = long.then_some((RAM, DEVICE_PAGES));
+    let read = |(gpa, pages)| (gpa, rig.machine.read(gpa, (pages * PAGE_SIZE) as usize));
+    let memory = LOW.into_iter().chain(window).map(read).collect();
     Trace {
         exits,
         regs: rig.machine.regs(),
@@ -105,9 +108,14 @@ impl Trace {
 
     /// 8 bytes of low memory.
     pub(crate) fn qword(&self, gpa: u64) -> u64 {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.memory[gpa as usize..][..8]);
-        u64::from_le_bytes(bytes)
+        let of = |(at, bytes): &Part| {
+            let word = bytes.get(gpa.checked_sub(*at)? as usize..)?.get(..8)?;
+            Some(u64::from_le_bytes(word.try_into().ok()?))
+        };
+        self.memory
+            .iter()
+            .find_map(of)
+            .expect("memory of the trace")
     }
 
     /// Where two traces differ, if they do.
@@ -127,7 +135,13 @@ impl Trace {
         let bytes =
             |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|w| w.to_le_bytes()).collect() };
         first_difference("vectors", &bytes(&self.vectors), &bytes(&other.vectors))
-            .or_else(|| first_difference("memory", &self.memory, &other.memory))
+            .or_else(|| {
+                let mut pairs = self.memory.iter().zip(&other.memory);
+                let differs = |((at, a), (_, b)): (&Part, &Part)| {
+                    first_difference(&format!("memory {at:#x}"), a, b)
+                };
+                pairs.find_map(differs)
+            })
             .or_else(|| first_difference("registers", &self.registers, &other.registers))
     }
 }

@@ -15,7 +15,7 @@ fn backwards(rig: &Rig) {
     rig.machine.change_regs(|r| r.rflags |= 1 << 10);
 }
 
-/// The page that RDI points to comes with its first fault.
+/// The second page of the window comes with its first fault.
 fn missing(rig: &Rig) {
     rig.set_entry(1, rig.entry(1) & !1);
 }
@@ -134,7 +134,7 @@ pub(super) const ALL: &[Case] = &[
         a.rep().movsb()
     }),
     long("up through all pages", as_it_is, |a| {
-        a.mov(ecx, 0x3000)?;
+        a.mov(ecx, 0x2f00)?;
         a.add(rdi, 0x23)?;
         a.rep().movsb()
     }),
@@ -181,8 +181,11 @@ pub(super) const ALL: &[Case] = &[
         a.rep().outsw()
     }),
     long("faults on the way", missing, |a| {
+        // From the device to the missing page, and from there on.
+        a.mov(rsi, WINDOW + PAGE_SIZE - 5)?;
+        a.mov(rdi, WINDOW + 3 * PAGE_SIZE)?;
         a.mov(ecx, 5)?;
-        a.rep().movsb()?;
+        a.rep().movsw()?;
         a.lodsd()?;
         a.stosd()
     }),
@@ -261,8 +264,6 @@ pub(super) const ALL: &[Case] = &[
         a.mov(word_ptr(bx + 5), ax)?;
         a.mov(cx, 5)?;
         a.rep().movsw()?;
-        a.mov(cx, 4)?;
-        a.rep().insb()?;
         a.mov(cx, 3)?;
         a.rep().outsw()?;
         a.xchg(dword_ptr(bx + 8), eax)?;
@@ -270,7 +271,14 @@ pub(super) const ALL: &[Case] = &[
         a.pop(word_ptr(bx + 4))?;
         a.mov(si, 0x30)?;
         a.db(&[0x64, 0xad])?;
-        a.inc(dword_ptr(bx + si))
+        a.inc(dword_ptr(bx + si))?;
+        a.mov(ax, (SCRATCH >> 4) as u32)?;
+        a.mov(es, ax)?;
+        a.mov(di, 0x80)?;
+        a.mov(cx, 7)?;
+        a.rep().insb()?;
+        a.mov(cx, 3)?;
+        a.rep().movsd()
     }),
     old("real mode, its last bytes", Mode::Real, |a| {
         a.mov(di, 0xfffe)?;
@@ -288,8 +296,6 @@ fn protected(a: &mut CodeAssembler) -> crate::machine::Assembled {
     a.mov(word_ptr(ebx + ecx * 2), ax)?;
     a.mov(ecx, 5)?;
     a.rep().movsd()?;
-    a.mov(ecx, 4)?;
-    a.rep().insw()?;
     a.mov(ecx, 3)?;
     a.rep().outsd()?;
     a.lock().cmpxchg8b(qword_ptr(ebx + 8))?;
@@ -303,5 +309,13 @@ fn protected(a: &mut CodeAssembler) -> crate::machine::Assembled {
     a.movups(xmmword_ptr(ebx + 0x31), xmm0)?;
     a.mov(ecx, 7)?;
     a.mov(edi, 0x40)?;
-    a.repe().scasb()
+    a.repe().scasb()?;
+    // A flat segment.
+    a.mov(eax, 0x10)?;
+    a.mov(es, eax)?;
+    a.mov(edi, SCRATCH as u32 + 0x80)?;
+    a.mov(ecx, 4)?;
+    a.rep().insw()?;
+    a.mov(ecx, 3)?;
+    a.rep().movsd()
 }
