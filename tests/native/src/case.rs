@@ -97,22 +97,7 @@ impl Draw<'_> {
             aim.immediate(&insn, immediate);
         }
         insn = self.decode(&encoding.bytes)?;
-        let mut aim = Aim {
-            rng: self.rng,
-            cpu: &mut cpu,
-            windows: self.windows.reborrow(),
-        };
-        aim.registers(&insn);
-        let safe = aim.is_safe(&insn);
-        // Whether such accesses are checked is the processor's choice (SDM 2B, MOVUPS).
-        if is_vector(insn.op) && insn.mem_size > 8 {
-            cpu.rflags &= !rflags::AC;
-        }
-        let other = self.features.amd && rules::has_other_size(&cpu, &insn);
-        if far::is_far(insn.op) {
-            cpu.rflags |= rflags::TF;
-        }
-        if !safe || self.splits_lock(&cpu, &insn) || other {
+        if !self.prepare(&mut cpu, &insn) {
             return None;
         }
         let mut bytes = [0; MAX_BYTES];
@@ -123,6 +108,27 @@ impl Draw<'_> {
             start: cpu,
             xsave: is_vector(insn.op).then(|| self.xsave()),
         })
+    }
+
+    /// Registers and memory for an instruction that is complete; false if it would go
+    /// where it must not.
+    fn prepare(&mut self, cpu: &mut Cpu, insn: &Insn) -> bool {
+        let mut aim = Aim {
+            rng: self.rng,
+            cpu,
+            windows: self.windows.reborrow(),
+        };
+        aim.registers(insn);
+        let safe = aim.is_safe(insn);
+        // Whether such accesses are checked is the processor's choice (SDM 2B, MOVUPS).
+        if is_vector(insn.op) && insn.mem_size > 8 {
+            cpu.rflags &= !rflags::AC;
+        }
+        if far::is_far(insn.op) {
+            cpu.rflags |= rflags::TF;
+        }
+        let other = self.features.amd && rules::has_other_size(cpu, insn);
+        safe && !other && !self.splits_lock(cpu, insn)
     }
 
     /// It is locked across cache lines, and that must not be.
