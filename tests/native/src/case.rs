@@ -8,7 +8,7 @@ use emulate::insn::{CodeSize, Insn, Operand, MAX_BYTES};
 use emulate::op::Op;
 
 use crate::aim::{Aim, Windows};
-use crate::allowed::{self, is_vector};
+use crate::allowed::{self, is_vector, linear};
 use crate::encode::{Encoder, Encoding};
 use crate::far;
 use crate::features::Features;
@@ -134,7 +134,8 @@ impl Draw<'_> {
     /// It is locked across cache lines, and that must not be.
     fn splits_lock(&self, cpu: &Cpu, insn: &Insn) -> bool {
         let locked = insn.lock || (insn.op == Op::Xchg && insn.dst == Operand::Mem);
-        let line = allowed::operand(cpu, insn) & 63;
+        let address = linear(cpu, insn.mem.seg, allowed::operand(cpu, insn));
+        let line = address & 63;
         !self.features.split_locks() && locked && line + u64::from(insn.mem_size) > 64
     }
 

@@ -70,7 +70,7 @@ pub enum Rule {
     /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
     /// outer stack first, and fault there.
     FarOuterStack,
-    /// Far RET with an immediate on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
+    /// Far RET over the end of a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
     /// processors bits 31:16 of ESP change.
     FarRelease,
     /// Far CALL to beyond the limit of the new segment or with a stack beyond its limit,

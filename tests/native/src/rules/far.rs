@@ -3,7 +3,7 @@
 //! Far branches.
 
 use emulate::cpu::mask;
-use emulate::insn::{Operand, Seg};
+use emulate::insn::Seg;
 use emulate::op::Op;
 use emulate::stop::Exception;
 
@@ -34,9 +34,8 @@ impl Judged<'_, '_> {
     }
 
     pub(super) fn far_release(&self) -> bool {
-        let (cpu, insn) = (self.cpu(), self.insn());
-        let narrow = cpu.stack_size() == 2 && insn.dst == Operand::Imm;
-        self.context.amd && insn.op == Op::RetFar && narrow && self.both_retired()
+        let narrow = self.cpu().stack_size() == 2 && self.insn().op == Op::RetFar;
+        self.context.amd && narrow && self.both_retired()
     }
 
     pub(super) fn far_order(&self) -> bool {
