@@ -29,7 +29,7 @@ pub(super) fn pusha(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     }
     let total = u16::from(ALL).wrapping_mul(size.into());
     let span = prepare_frame(guest, insn, total)?;
-    let mut frame = Frame::new(sp);
+    let mut frame = Frame::new(sp, guest.cpu.stack_size());
     for number in 0..ALL {
         frame.push(guest.cpu.gpr(number), size);
     }
@@ -90,7 +90,7 @@ pub(super) fn enter(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
     // Nothing is written there, but the processor asks.
     prepare_push(guest, end, size).map(drop)?;
     let span = prepare_frame(guest, insn, total)?;
-    let mut frame = Frame::new(sp);
+    let mut frame = Frame::new(sp, guest.cpu.stack_size());
     fill_frame(guest, &mut frame, level, size)?;
     guest.commit(span, frame.bytes())?;
     set_pointer(guest.cpu, frame_pointer);
@@ -163,14 +163,17 @@ struct Frame {
     used: u16,
     /// Offset in the stack segment of the byte behind the array.
     top: u64,
+    /// Bytes of the stack pointer.
+    width: u8,
 }
 
 impl Frame {
-    fn new(top: u64) -> Self {
+    fn new(top: u64, width: u8) -> Self {
         Self {
             array: [0; MAX_FRAME],
             used: 0,
             top,
+            width,
         }
     }
 
@@ -191,7 +194,7 @@ impl Frame {
     fn seen(&self, at: u64, value: u64) -> u64 {
         let mut bytes = value.to_le_bytes();
         for (ahead, byte) in (0..).zip(&mut bytes) {
-            let back = self.top.wrapping_sub(at).wrapping_sub(ahead);
+            let back = self.top.wrapping_sub(at).wrapping_sub(ahead) & mask(self.width);
             let pushed = usize::try_from(back)
                 .ok()
                 .filter(|back| *back <= self.used.into());
