@@ -183,6 +183,18 @@ impl Insn {
             || matches!(self.third, Operand::Mem)
     }
 
+    /// Clears what the decoder does not tell of such an operation.
+    pub(crate) fn without_untold(self) -> Self {
+        if self.op.is_detailed() {
+            return self;
+        }
+        Self {
+            op: self.op,
+            len: self.len,
+            ..Self::default()
+        }
+    }
+
     /// What it does to the explicit operand in memory.
     pub const fn access(&self) -> MemAccess {
         if matches!(self.dst, Operand::Mem) {

@@ -249,10 +249,8 @@ impl<'a> Decoder<'a> {
         insn.src = self.operand(entry.src, &mut insn)?;
         insn.third = self.operand(entry.third, &mut insn)?;
         insn.len = self.cursor.consumed();
-        if insn.lock && !(entry.lock && insn.dst == Operand::Mem) {
-            return Err(DecodeError::Undefined);
-        }
-        if !self.fields_are_valid(entry) {
+        let lock_is_valid = !insn.lock || entry.lock && insn.dst == Operand::Mem;
+        if !lock_is_valid || !self.fields_are_valid(entry) {
             return Err(DecodeError::Undefined);
         }
         if insn.has_mem() {
@@ -263,14 +261,6 @@ impl<'a> Decoder<'a> {
         if entry.repeats {
             insn.rep = self.prefixes.rep;
         }
-        if !insn.op.is_detailed() {
-            let Insn { op, len, .. } = insn;
-            insn = Insn {
-                op,
-                len,
-                ..Insn::default()
-            };
-        }
-        Ok(insn)
+        Ok(insn.without_untold())
     }
 }

@@ -160,8 +160,8 @@ fn map_0f38(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
 /// AMX: tile loads and stores want a SIB byte.
 fn tile(d: &mut Decoder<'_>, opcode: u8, pp: Pp) -> Result<Entry, DecodeError> {
     let modrm = d.modrm()?;
-    // There are eight tile registers.
-    if d.prefixes.reg != 0 {
+    // There are eight tile registers, where ModRM.reg names one.
+    if d.prefixes.reg != 0 && matches!((opcode, pp), (0x4b, _) | (0x49, F2)) {
         return Err(DecodeError::Undefined);
     }
     let entry = match (opcode, pp, modrm.is_reg()) {

@@ -78,7 +78,10 @@ pub(super) const LIST: &[Disagreement] = &[
                 _ => return false,
             };
             let (masks, tiles, gathers) = (
-                matches!(opcode, (1, 0x41..=0x4b | 0x90..=0x99) | (3, 0x30..=0x33)),
+                matches!(
+                    opcode,
+                    (1, 0x41..=0x4b | 0x90 | 0x92..=0x99) | (3, 0x30..=0x33)
+                ),
                 matches!(opcode, (2, 0x49 | 0x4b | 0x5c | 0x5e | 0x6c)),
                 matches!(opcode, (2, 0x90..=0x93)),
             );

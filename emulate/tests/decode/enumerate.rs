@@ -107,9 +107,12 @@ fn vex_maps() {
             for opcode in 0..=255 {
                 // W, vvvv of 15 and 1, L, pp.
                 for wvlp in (0..=0x87).filter(|byte| byte & 0x78 == 0) {
-                    for v in [0x78, 0x70] {
+                    // R, X and B name registers above 7, or none; there is LES without.
+                    let fields = [(0xe0, 0x78), (0xe0, 0x70), (0, 0x78)];
+                    let long = code == CodeSize::Bits64;
+                    for (rxb, v) in fields.into_iter().filter(|(rxb, _)| long || *rxb != 0) {
                         for modrm in modrms() {
-                            let prefix = [0xc4, 0xe0 | map, wvlp | v, opcode, modrm];
+                            let prefix = [0xc4, rxb | map, wvlp | v, opcode, modrm];
                             let bytes = with_tail(&[&prefix]);
                             let _ = report.check(&mut oracle, &bytes, code);
                             if (1..=3).contains(&map) {
