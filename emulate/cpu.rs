@@ -5,6 +5,7 @@
 use ept::Gva;
 
 use crate::fetch::CodeLocation;
+use crate::guard::Breakpoints;
 use crate::insn::{CodeSize, Seg};
 use crate::paging::Paging;
 
@@ -144,6 +145,8 @@ pub struct Cpu {
     pub code: CodeSize,
     /// Current privilege level, 0 to 3.
     pub cpl: u8,
+    /// Data breakpoints.
+    pub breakpoints: Breakpoints,
     /// Control registers and what else translation depends on.
     pub paging: Paging,
     /// XCR0: which registers software may use (SDM 3A 2.6).

@@ -65,3 +65,6 @@ mod memory;
 #[cfg(test)]
 #[path = "tests/model.rs"]
 mod model;
+#[cfg(test)]
+#[path = "tests/tables.rs"]
+mod tables;

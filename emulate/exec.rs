@@ -65,6 +65,7 @@ fn dispatch(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
             moves::load(guest, insn)
         }
         Op::Xlat => moves::xlat(guest, insn),
+        Op::Flush => moves::flush(guest, insn),
         Op::Xchg | Op::Xadd | Op::Cmpxchg => exchange::execute(guest, insn),
         Op::Cmpxchg8b | Op::Cmpxchg16b => exchange::double(guest, insn),
         Op::Add | Op::Or | Op::Adc | Op::Sbb | Op::And | Op::Sub | Op::Xor => {

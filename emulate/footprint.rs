@@ -39,6 +39,7 @@ pub fn footprint(guest: &mut Guest<'_>, insn: &Insn, xsave_size: u16) -> Result<
     let refused = Err(Stop::Refused(insn.op));
     let size = match (insn.op, insn.mem_size) {
         (Op::Xsave, 0) => xsave_size,
+        (Op::Maskmovq, _) => 8,
         (_, size) => size,
     };
     let writes = matches!(insn.op.access(), MemAccess::Write | MemAccess::ReadWrite);
@@ -48,7 +49,9 @@ pub fn footprint(guest: &mut Guest<'_>, insn: &Insn, xsave_size: u16) -> Result<
     let gva = operand::linear(guest.cpu, insn, size, 1, true)?;
     let span = match guest.prepare_write(gva, size, Intent::Write) {
         // Of these the size is an upper bound: the bytes denied may be none of theirs.
-        Err(Stop::Denied(_)) if matches!(insn.op, Op::Xsave | Op::Fxsave) => return refused,
+        Err(Stop::Denied(_)) if matches!(insn.op, Op::Xsave | Op::Fxsave | Op::Maskmovq) => {
+            return refused
+        }
         span => span?,
     };
     let mut data = [None, None];

@@ -30,9 +30,11 @@ use crate::stop::{Denial, Exception, Stop};
 use crate::GuestPhys;
 pub use bytes::following;
 use bytes::Written;
+pub use watch::Breakpoints;
 
 mod bytes;
 mod entry;
+mod watch;
 
 /// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
 pub const MAX_SPAN: usize = 4096;
@@ -116,6 +118,7 @@ impl Fragments {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
     fragments: Fragments,
+    gva: Gva,
 }
 
 impl Source {
@@ -209,6 +212,8 @@ pub struct Guest<'a> {
     pub devices: &'a mut Journal,
     /// The translations that were used last, as a processor may keep them.
     translated: [Option<Translated>; 2],
+    /// Data breakpoints that were met, bits 3:0.
+    met: u8,
 }
 
 /// A page and where it is, for accesses of one kind.
@@ -236,6 +241,7 @@ impl<'a> Guest<'a> {
             memory,
             devices,
             translated: [None, None],
+            met: 0,
         }
     }
 }
@@ -253,7 +259,7 @@ impl Guest<'_> {
             ..Access::READ
         };
         let fragments = self.fragments(gva, len, access)?;
-        Ok(Source { fragments })
+        Ok(Source { fragments, gva })
     }
 
     /// Prepares a write of `len` bytes, at most [`MAX_SPAN`], at a linear address.
@@ -397,7 +403,9 @@ impl Guest<'_> {
     ///
     /// [`Stop::DeviceRead`] where a device has them, [`Stop::Retry`] where memory went.
     pub fn load(&mut self, source: &Source, out: &mut [u8]) -> Result<(), Stop> {
-        self.read_fragments(&source.fragments, out)
+        self.read_fragments(&source.fragments, out)?;
+        self.watch(source.gva, out.len(), false);
+        Ok(())
     }
 
     /// Reads what a span is about to replace; `out` is as long as the span.
@@ -406,7 +414,20 @@ impl Guest<'_> {
     ///
     /// As for [`Guest::load`].
     pub fn load_span(&mut self, span: &Span, out: &mut [u8]) -> Result<(), Stop> {
-        self.read_fragments(&span.fragments, out)
+        self.read_fragments(&span.fragments, out)?;
+        self.watch(span.gva, out.len(), false);
+        Ok(())
+    }
+
+    /// Takes note of the data breakpoints that an access meets.
+    fn watch(&mut self, gva: Gva, len: usize, write: bool) {
+        self.met |= self.cpu.breakpoints.met(gva, len, write);
+    }
+
+    /// The data breakpoints that accesses have met, as in DR6: once the instruction, or one
+    /// element of it, is finished, they are due.
+    pub const fn breakpoints_met(&self) -> u8 {
+        self.met
     }
 
     fn read_fragments(&mut self, fragments: &Fragments, out: &mut [u8]) -> Result<(), Stop> {
@@ -466,6 +487,7 @@ impl Guest<'_> {
         if span.fragments().any(|f| !f.device) {
             self.memory.write(&span, data, bytes).map_err(stop)?;
         }
+        self.watch(span.gva, span.len(), true);
         let mut rest = data;
         for fragment in span.fragments() {
             let len = usize::from(fragment.len).min(rest.len());
@@ -496,6 +518,7 @@ impl Guest<'_> {
             self.commit(span, element)?;
         } else {
             self.memory.write(&span, data, u64::MAX).map_err(stop)?;
+            self.watch(span.gva, len, true);
         }
         self.devices.port_used(len as u16);
         Ok(())
@@ -522,7 +545,10 @@ impl Guest<'_> {
             return self.commit(span, new);
         }
         match self.memory.exchange(&span, old, new).map_err(stop)? {
-            true => Ok(()),
+            true => {
+                self.watch(span.gva, span.len(), true);
+                Ok(())
+            }
             false => Err(Stop::Retry),
         }
     }

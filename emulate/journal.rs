@@ -241,15 +241,21 @@ impl Journal {
 
     /// Brings port data that was asked for; at most [`PORT_BYTES`] of it counts.
     pub fn supply_ports(&mut self, read: PortRead, data: &[u8]) {
-        let ports = &mut self.now.ports;
-        let len = data.len().min(PORT_BYTES);
-        for (to, from) in ports.data.iter_mut().zip(data) {
+        for (to, from) in self.port_space(read, data.len()).iter_mut().zip(data) {
             *to = *from;
         }
+    }
+
+    /// The place for `len` bytes of port data that was asked for, [`PORT_BYTES`] at most, to
+    /// be filled.
+    pub fn port_space(&mut self, read: PortRead, len: usize) -> &mut [u8] {
+        let ports = &mut self.now.ports;
+        let len = len.min(PORT_BYTES);
         ports.port = read.port;
         ports.size = read.size;
         ports.used = 0;
         ports.filled = len as u16;
+        ports.data.get_mut(..len).unwrap_or(&mut [])
     }
 
     /// Whether `words` more writes have room.

@@ -178,6 +178,7 @@ ops! {
     Str "STR" Write Emulated,
     Smsw "SMSW" Write Emulated,
     Xlat "XLAT" Read Emulated,
+    Flush "CLFLUSH, CLFLUSHOPT, CLWB" None Emulated,
 
     /// MOVUPS, MOVDQU, MOVNTPS and all others that copy a vector register to memory.
     VectorStore "MOVUPS, MOVAPS, MOVDQU, MOVDQA, MOVNTPS, MOVNTDQ and VEX forms (store)" Write Emulated,

@@ -33,6 +33,7 @@ pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod stepping;
 pub(crate) mod subpage;
+pub(crate) mod tasks;
 pub(crate) mod tlb;
 pub(crate) mod vcpu;
 pub(crate) mod violation;

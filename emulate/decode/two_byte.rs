@@ -218,7 +218,7 @@ fn states(d: &mut Decoder<'_>) -> Result<Entry, DecodeError> {
         // PTWRITE.
         (4, F3) if !d.prefixes.operand => Entry::READ,
         // CLFLUSH, CLFLUSHOPT, CLWB.
-        (7, Np | P66) | (6, P66) => Entry::HINT,
+        (7, Np | P66) | (6, P66) => Entry::new(Op::Flush, V, At::None, At::Mem).bytes(1),
         // CLRSSBSY.
         (6, F3) => shadow_stack(),
         _ => return Err(DecodeError::Undefined),

@@ -160,6 +160,10 @@ fn map_0f38(d: &mut Decoder<'_>, opcode: u8) -> Result<Entry, DecodeError> {
 /// AMX: tile loads and stores want a SIB byte.
 fn tile(d: &mut Decoder<'_>, opcode: u8, pp: Pp) -> Result<Entry, DecodeError> {
     let modrm = d.modrm()?;
+    // There are eight tile registers.
+    if d.prefixes.reg != 0 {
+        return Err(DecodeError::Undefined);
+    }
     let entry = match (opcode, pp, modrm.is_reg()) {
         // STTILECFG, LDTILECFG.
         (0x49, P66, false) if modrm.reg() == 0 => {

@@ -33,15 +33,13 @@ pub(super) fn modified(op: Op, word: u64, number: u64, rflags: u64, size: u8) ->
     Some((value, test(word, number, rflags, size)))
 }
 
-/// What BSF, BSR, TZCNT, LZCNT or POPCNT makes of a number of `size` bytes; `old` is what
-/// is in the destination. `None`: it is none of them.
-pub(super) fn counted(op: Op, src: u64, old: u64, rflags: u64, size: u8) -> Option<Outcome> {
+/// What BSF, BSR, TZCNT, LZCNT or POPCNT makes of a number of `size` bytes. `None`: it is
+/// none of them. BSF and BSR of 0 have no result.
+pub(super) fn counted(op: Op, src: u64, rflags: u64, size: u8) -> Option<Outcome> {
     let width = bits(size);
     let unused = 64u32.wrapping_sub(width);
     let zero = src == 0;
-    let value = match op {
-        // There is no bit to find: the destination stays.
-        Op::Bsf | Op::Bsr if zero => old,
+    let value: u64 = match op {
         Op::Bsf => src.trailing_zeros().into(),
         Op::Bsr => 63u32.wrapping_sub(src.leading_zeros()).into(),
         Op::Tzcnt => src.trailing_zeros().min(width).into(),

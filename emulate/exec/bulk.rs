@@ -124,7 +124,8 @@ fn writable(guest: &mut Guest<'_>, insn: &Insn, gva: Gva, count: u16) -> Option<
 /// `count`, lie in one page, in `bytes` bytes and in the segment.
 fn run(guest: &Guest<'_>, insn: &Insn, register: u8, count: u16, bytes: u16) -> Option<(Gva, u16)> {
     let cpu = &*guest.cpu;
-    if insn.rep == Rep::None || cpu.rflags & (DF | TF) != 0 {
+    // A breakpoint is due behind the element that meets it.
+    if insn.rep == Rep::None || cpu.rflags & (DF | TF) != 0 || cpu.breakpoints.any() {
         return None;
     }
     let (seg, write) = match register {

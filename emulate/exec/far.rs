@@ -106,6 +106,7 @@ fn real(guest: &mut Guest<'_>, insn: &Insn, to: Far, call: bool) -> Result<u64, 
         return Err(Exception::gp(0).into());
     }
     if let Some(pushed) = pushed {
+        segment::aligned(guest.cpu, pushed.at.0, insn.size.into())?;
         let span = prepare(guest, insn, &pushed, insn.size.into())?;
         let mut image = Return::new(insn.size);
         image.far(back);
@@ -231,7 +232,10 @@ impl Transfer {
         };
         check_offset(guest.cpu, &self.target, self.offset)?;
         let span = match &pushed {
-            Some(pushed) => Some(prepare(guest, insn, pushed, self.size.into())?),
+            Some(pushed) => {
+                segment::aligned(guest.cpu, pushed.at.0, self.size.into())?;
+                Some(prepare(guest, insn, pushed, self.size.into())?)
+            }
             None => None,
         };
         let accessed = self.target.prepare_accessed(guest)?;
@@ -252,14 +256,21 @@ impl Transfer {
     }
 }
 
-/// Prepares what is pushed by code at this privilege level.
-fn prepare(guest: &mut Guest<'_>, insn: &Insn, pushed: &Pushed, align: u16) -> Result<Span, Stop> {
+/// Prepares what is pushed in slots of `size` bytes. The guest's page tables are asked in
+/// the order of the pushes, so that the first fault is the processor's.
+#[inline(never)]
+fn prepare(guest: &mut Guest<'_>, insn: &Insn, pushed: &Pushed, size: u16) -> Result<Span, Stop> {
     let (gva, len) = pushed.at;
     // Two spans could not be written at once.
     if pushed.wrapped.is_some() {
         return Err(Stop::Refused(insn.op));
     }
-    segment::aligned(guest.cpu, gva, align)?;
+    for slot in (0..len.checked_div(size).unwrap_or(0)).rev() {
+        let at = guest.cpu.linear(gva, slot.wrapping_mul(size).into());
+        if let Err(stop @ Stop::Exception(_)) = guest.prepare_write(at, size, Intent::Write) {
+            return Err(stop);
+        }
+    }
     guest.prepare_write(gva, len, Intent::Write)
 }
 

@@ -49,11 +49,10 @@ pub(super) fn load(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
             bit::crc32(crc, value, src_size).into()
         }
         op => {
-            let old = read(guest, insn, insn.dst, size)?;
             let (value, rflags) =
-                bit::counted(op, value, old, guest.cpu.rflags, size).ok_or(Stop::Refused(op))?;
+                bit::counted(op, value, guest.cpu.rflags, size).ok_or(Stop::Refused(op))?;
             guest.cpu.rflags = rflags;
-            // BSF and BSR of 0 write nothing at all.
+            // BSF and BSR of 0 leave the destination alone.
             if matches!(op, Op::Bsf | Op::Bsr) && rflags & ZF != 0 {
                 return Ok(retire(guest, insn));
             }
@@ -94,4 +93,11 @@ fn condition(code: u8, rflags: u64) -> bool {
         _ => less || rflags & ZF != 0,
     };
     holds != (code & 1 != 0)
+}
+
+/// CLFLUSH and the like: to memory that is coherent they do nothing, and no device is told.
+pub(super) fn flush(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
+    let gva = operand::linear(guest.cpu, insn, 1, 1, false)?;
+    let _source = guest.prepare_read(gva, 1, false)?;
+    Ok(retire(guest, insn))
 }

@@ -11,7 +11,7 @@ use super::{bulk, operand, string};
 use crate::cpu::gpr::{RDI, RDX, RSI};
 use crate::cpu::{mask, rflags, Cpu};
 use crate::guard::{Guest, Intent};
-use crate::insn::{Insn, Seg};
+use crate::insn::{Insn, Rep, Seg};
 use crate::journal::PORT_BYTES;
 use crate::segment;
 use crate::stop::{Exception, PortRead, Stop};
@@ -33,9 +33,9 @@ pub(super) fn ins(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<u16,
         None => (string::destination(guest, insn)?, 1),
     };
     if ready == 0 {
-        let count = match guest.cpu.rflags & rflags::DF {
-            0 => count,
-            _ => downwards(guest, insn, wanted),
+        let count = match insn.rep {
+            Rep::Rep | Rep::Repne if count == 1 => places(guest, insn, wanted),
+            _ => count,
         };
         return Err(Stop::PortRead(PortRead { port, size, count }));
     }
@@ -44,22 +44,33 @@ pub(super) fn ins(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> Result<u16,
     Ok(count)
 }
 
-/// How many elements from RDI downwards, `count` at most, have their place in one page, as
-/// KVM counts them, and may all be written. They are written one by one.
-fn downwards(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> u16 {
+/// How many elements from RDI on, `count` at most, have their place in one page, as KVM
+/// counts them, and may all be written: downwards, or to a device, where they are written
+/// one by one. With single steps it is one.
+fn places(guest: &mut Guest<'_>, insn: &Insn, count: u16) -> u16 {
     let size = u16::from(insn.size);
-    let last = guest.cpu.gpr_sized(RDI, insn.addr_size);
-    let in_page = (last % PAGE_SIZE) as u16;
-    let room = in_page.min(PORT_BYTES as u16).checked_div(size);
-    let count = count.min(room.unwrap_or(1)).max(1);
+    let down = guest.cpu.rflags & rflags::DF != 0;
+    let at = guest.cpu.gpr_sized(RDI, insn.addr_size);
+    let in_page = match down {
+        true => at % PAGE_SIZE,
+        false => PAGE_SIZE.wrapping_sub(at % PAGE_SIZE),
+    };
+    let room = in_page.min(PORT_BYTES as u64).checked_div(size.into());
+    let count = count.min(room.unwrap_or(1) as u16);
+    if count < 2 || guest.cpu.rflags & rflags::TF != 0 {
+        return 1;
+    }
     let bytes = count.wrapping_mul(size);
-    let first = last.wrapping_sub(bytes.wrapping_sub(size).into()) & mask(insn.addr_size);
+    let first = match down {
+        true => at.wrapping_sub(bytes.wrapping_sub(size).into()) & mask(insn.addr_size),
+        false => at,
+    };
     let span = segment::linear(guest.cpu, Seg::Es, first, bytes, true)
         .map_err(Stop::from)
         .and_then(|gva| guest.prepare_write(gva, bytes, Intent::Write));
     match span {
-        Ok(span) if !span.device() => count,
-        _ => 1,
+        Ok(_) => count,
+        Err(_) => 1,
     }
 }
 

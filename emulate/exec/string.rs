@@ -80,7 +80,8 @@ fn pauses(guest: &Guest<'_>, insn: &Insn, count: u64) -> bool {
         Op::Ins => port::at_hand(guest, insn) == 0,
         _ => count & PAUSE.wrapping_sub(1) == 0,
     };
-    enough || guest.devices.has_posted() || guest.cpu.rflags & TF != 0
+    let due = guest.cpu.rflags & TF != 0 || guest.breakpoints_met() != 0;
+    enough || guest.devices.has_posted() || due
 }
 
 /// REPE or REPNE has found what it looked for.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::*;
-use crate::cpu::{rflags, Segment};
+use crate::cpu::Segment;
 use crate::insn::{CodeSize, Operand};
 use crate::machine::{at, descriptor, gate, Machine, CODE, FLAT, GDT, LONG, TSS};
 use crate::model::Event;
@@ -422,7 +422,7 @@ fn user_code_loads_segments_with_the_rights_of_the_system() {
     // Its own stack it needs rights for.
     machine.cpu.gprs[4] = GDT + 0x800;
     let got = machine.run(&far(Op::CallFar, 4, 0x1b, 0));
-    let fault = Exception::pf(ept::Gva::new(GDT + 0x7f8), 7);
+    let fault = Exception::pf(ept::Gva::new(GDT + 0x7fc), 7);
     assert_eq!(got, Err(fault.into()));
 }
 
@@ -449,7 +449,7 @@ fn pointers_and_stacks_are_the_programs_own() {
     assert_eq!(machine.run(&insn), fault(0x2000, 5));
     machine = supervisor(&[0x2000]);
     machine.model.ram.write(0x2000, &[0, 0, 0, 0, 0x1b, 0]);
-    assert_eq!(machine.run(&insn), fault(0x7ff8, 7));
+    assert_eq!(machine.run(&insn), fault(0x7ffc, 7));
     machine = supervisor(&[0x2000, 0x7000]);
     machine.model.ram.write(0x2000, &[0, 0, 0, 0, 0x1b, 0]);
     assert_eq!(machine.run(&insn), OK);

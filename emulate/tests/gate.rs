@@ -192,6 +192,30 @@ fn each_level_has_its_stack() {
     assert_eq!(machine.cpu.gprs[4], 0x9000 - 32);
 }
 
+/// The frame lies in two pages, both of which are read-only: the first push faults.
+#[test]
+fn frames_fault_from_above() {
+    let mut machine = Machine::ia32e(3, true);
+    machine.set(0x70, gate(0x38, 0, 0xec, 0));
+    machine.model.ram.write_u64(TSS + 4, 0x9010);
+    machine.cpu.paging.cr0 |= 1 << 16;
+    let tables = 0x10_0000u64;
+    machine
+        .model
+        .ram
+        .write_u64(tables + 0x2000, tables + 0x3027);
+    for page in 0..512u64 {
+        let read_only = matches!(page, 8 | 9);
+        let entry = page << 12 | if read_only { 0x61 } else { 0x63 };
+        machine
+            .model
+            .ram
+            .write_u64(tables + 0x3000 + page * 8, entry);
+    }
+    let got = machine.run(&far(Op::CallFar, 4, THROUGH, 0));
+    assert_eq!(got, Err(Exception::pf(ept::Gva::new(0x9008), 3).into()));
+}
+
 #[test]
 fn gates_to_the_same_level() {
     for (kind, size) in [(12, 4), (4, 2)] {

@@ -139,6 +139,28 @@ fn user_mode_may_be_prevented() {
     }
 }
 
+#[test]
+fn segments_may_be_read_only() {
+    let mut mov = store(Op::MovFromSreg, 4);
+    mov.src = Operand::Sreg(Seg::Ds);
+    let line = movdir64b();
+    for insn in [store(Op::Sgdt, 4), store(Op::Smsw, 4), mov, line] {
+        let mut machine = Machine::protected(0);
+        machine.cpu.gprs[1] = 0x3000;
+        for segment in &mut machine.cpu.segments {
+            segment.attributes = 0xc091;
+        }
+        assert_eq!(machine.run(&insn), Err(Exception::gp(0).into()));
+    }
+    // What MOVDIR64B reads may be.
+    let mut machine = Machine::protected(0);
+    machine.cpu.gprs[1] = 0x3000;
+    let mut ds = *machine.cpu.segment(Seg::Ds);
+    ds.attributes = 0xc091;
+    machine.cpu.set_segment(Seg::Ds, ds);
+    assert_eq!(machine.run(&line), Ok(Done::Retired));
+}
+
 /// Six or ten bytes, all or none.
 #[test]
 fn tables_are_not_torn() {

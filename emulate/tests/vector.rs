@@ -261,6 +261,30 @@ fn the_segment_comes_before_alignment() {
     assert_eq!(machine.run(&insn), Ok(Done::Retired));
 }
 
+#[test]
+fn segments_may_not_allow_it() {
+    // Data that is read-only, code that cannot be read.
+    for (attributes, write, read) in [(0xc091, false, true), (0xc099, false, false)] {
+        for insn in forms().into_iter().chain(masked()) {
+            let mut machine = machine();
+            let mut ds = *machine.cpu.segment(Seg::Ds);
+            ds.attributes = attributes;
+            machine.cpu.set_segment(Seg::Ds, ds);
+            machine.cpu.gprs[7] = 0x2000;
+            enable(&mut machine, &insn, 1);
+            let allowed = if insn.dst == Operand::Mem {
+                write
+            } else {
+                read
+            };
+            match allowed {
+                true => assert_eq!(machine.run(&insn), Ok(Done::Retired)),
+                false => assert_eq!(machine.run(&insn), Err(Exception::gp(0).into())),
+            }
+        }
+    }
+}
+
 /// 8 bytes are enough for vectors; masked stores need not be aligned at all.
 #[test]
 fn user_code_may_want_alignment() {
@@ -466,6 +490,22 @@ fn lanes_that_are_off_do_not_fault() {
                 false => assert_eq!(got, Ok(Done::Retired), "{insn:?} {mask}"),
             }
         }
+    }
+}
+
+/// MASKMOVDQU has 16 bytes, and the segment must have them.
+#[test]
+fn masked_bytes_end_with_the_segment() {
+    for (limit, want) in [
+        (0x200f, Ok(Done::Retired)),
+        (0x200e, Err(Exception::gp(0).into())),
+    ] {
+        let mut machine = machine();
+        let mut ds = *machine.cpu.segment(Seg::Ds);
+        ds.limit = limit;
+        machine.cpu.set_segment(Seg::Ds, ds);
+        machine.cpu.gprs[7] = 0x2000;
+        assert_eq!(machine.run(&maskmovdqu(false)), want);
     }
 }
 

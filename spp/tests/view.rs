@@ -74,7 +74,7 @@ fn space(words: &Words) -> Space {
     let reserved = space.reserve_masks(words, &mut fresh, OPEN, 1);
     assert_eq!(reserved, Ok(()));
     let stale = space.commit_masks(words, OPEN, 1, |_| Mask::from_raw(0xff));
-    drop(stale.map(crate::Stale::spent));
+    let _spent = stale.map(crate::Stale::spent);
     for (gfn, level, writable) in [
         (OPEN.get(), Level::Pt, true),
         (OPEN.get() + 1, Level::Pt, true),
@@ -87,7 +87,7 @@ fn space(words: &Words) -> Space {
             .map(words, &mut fresh, Gfn::new(gfn), level, hpa, writable)
             .expect("frames");
         assert_eq!(mapped.leaf.map(|leaf| leaf.level), Some(level));
-        drop(mapped.stale.map(crate::Stale::spent));
+        let _spent = mapped.stale.map(crate::Stale::spent);
     }
     space
 }
@@ -153,7 +153,7 @@ fn four_pages_at_most_need_all_frames() {
     for (gfn, _) in pages {
         let hpa = Hpa::new(0x5000);
         let mapped = space.map(&words, &mut fresh, gfn, Level::Pt, hpa, true);
-        drop(mapped.expect("frames").stale);
+        let _stale = mapped.expect("frames").stale;
     }
     assert!(space.view(&words, &frames(), &pages[..4]).is_ok());
     assert_eq!(space.view(&words, &frames(), &pages), Err(Unsuitable));

@@ -12,7 +12,7 @@ use crate::step::SHADOW;
 /// Interruptibility state: blocking by MOV SS (SDM 3C table 25-3).
 const MOV_SS: u32 = 1 << 1;
 /// Blocking by NMI.
-const NMI_BLOCKED: u32 = 1 << 3;
+pub const NMI_BLOCKED: u32 = 1 << 3;
 
 /// The interruption types (SDM 3C 25.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -107,6 +107,28 @@ pub enum ExceptionOrNmi {
     },
 }
 
+/// What asks for a task switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskSource {
+    /// CALL.
+    Call,
+    /// IRET with RFLAGS.NT set.
+    Iret,
+    /// JMP.
+    Jmp,
+    /// A task gate in the IDT, for the event in the IDT-vectoring information.
+    Gate,
+}
+
+/// A task switch that the processor has not begun (SDM 3C 26.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskSwitch {
+    /// Selector of the new task's TSS.
+    pub selector: u16,
+    /// What asks for it.
+    pub source: TaskSource,
+}
+
 /// An EPT violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -173,7 +195,7 @@ pub enum Exit {
     /// The guest can take an NMI now.
     NmiWindow,
     /// Hardware task switch.
-    TaskSwitch,
+    TaskSwitch(TaskSwitch),
     /// CPUID.
     Cpuid,
     /// HLT.
@@ -301,6 +323,9 @@ impl RawExit {
             10..=16 | 18..=32 | 36 | 39 | 40 | 46 | 47 | 50 | 51 | 53..=55 | 57..=61 => true,
             63 | 64 | 67 | 68 => true,
             reason::EXCEPTION_OR_NMI => matches!((self.intr_info >> 8) & 7, 4..=6),
+            reason::TASK_SWITCH => {
+                !self.event_delivery() || matches!((self.idt_info >> 8) & 7, 4..=6)
+            }
             _ => false,
         };
         if !defined || self.insn_len == 0 || self.insn_len > 15 {
@@ -318,6 +343,7 @@ impl Exit {
         }
         match raw.basic() {
             reason::EXCEPTION_OR_NMI => Self::ExceptionOrNmi(exception(raw)),
+            reason::TASK_SWITCH => Self::TaskSwitch(task_switch(raw.qualification)),
             reason::CR_ACCESS => cr_access(raw),
             reason::DR_ACCESS => Self::Dr(dr_access(raw.qualification)),
             reason::IO => Self::Io(io(raw.qualification)),
@@ -338,7 +364,6 @@ impl Exit {
             reason::SIPI => Self::Sipi,
             reason::INTERRUPT_WINDOW => Self::InterruptWindow,
             reason::NMI_WINDOW => Self::NmiWindow,
-            reason::TASK_SWITCH => Self::TaskSwitch,
             reason::CPUID => Self::Cpuid,
             reason::HLT => Self::Hlt,
             reason::INVD => Self::Invd,
@@ -391,6 +416,19 @@ const fn exception(raw: &RawExit) -> ExceptionOrNmi {
             } else {
                 None
             },
+        },
+    }
+}
+
+/// SDM 3C table 28-2.
+const fn task_switch(qualification: u64) -> TaskSwitch {
+    TaskSwitch {
+        selector: (qualification & 0xffff) as u16,
+        source: match (qualification >> 30) & 3 {
+            0 => TaskSource::Call,
+            1 => TaskSource::Iret,
+            2 => TaskSource::Jmp,
+            _ => TaskSource::Gate,
         },
     }
 }

@@ -11,6 +11,18 @@ pub const SHADOW: u32 = 3;
 /// "Single step" of the pending debug exceptions (SDM 3C table 25-4).
 pub const PENDING_DEBUG_BS: u64 = 1 << 14;
 
+/// What becomes pending of debug exceptions: a single step, and the data breakpoints in bits
+/// 3:0 of `breakpoints` (SDM 3C table 25-4: bit 12 says that one of them was enabled).
+#[inline]
+pub const fn pending_debug(single_step: bool, breakpoints: u8) -> u64 {
+    const ENABLED_BREAKPOINT: u64 = 1 << 12;
+    let step = if single_step { PENDING_DEBUG_BS } else { 0 };
+    match breakpoints & 15 {
+        0 => step,
+        met => step | ENABLED_BREAKPOINT | met as u64,
+    }
+}
+
 /// The guest after an instruction has been finished for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Finished {
@@ -85,6 +97,12 @@ pub const fn xcr0_valid(value: u64, supported: u64) -> bool {
     value & MPX == 0 || value & MPX == MPX
 }
 
+/// DR7: the breakpoints of one task (L0 to L3, LE), which a task switch ends
+/// (SDM 3B 18.2.4).
+pub const DR7_LOCAL: u64 = 0x155;
+/// DR6: #DB comes from a task switch, T being set in the new TSS (SDM 3B 18.3.1.5).
+pub const DR6_BT: u64 = 1 << 15;
+
 /// DR6 and DR7 when #DB with these `conditions` (exit qualification, SDM 3C
 /// table 28-1) is delivered. BLD and RTM are 0 in DR6 when they apply, and the
 /// processor clears DR7.GD so that the handler can use the registers.
@@ -121,6 +139,14 @@ mod tests {
         };
         assert_eq!(done, want);
         assert!(!finish(0, 2, 0, 1, true).single_step);
+    }
+
+    #[test]
+    fn debug_exceptions_become_pending() {
+        assert_eq!(pending_debug(false, 0), 0);
+        assert_eq!(pending_debug(true, 0), 1 << 14);
+        assert_eq!(pending_debug(false, 0xf5), 1 << 12 | 5);
+        assert_eq!(pending_debug(true, 2), 1 << 14 | 1 << 12 | 2);
     }
 
     #[test]

@@ -118,13 +118,15 @@ impl Area {
         }
     }
 
-    /// Copies `len` bytes from `offset`; what lies beyond the area is 0.
-    pub(crate) fn read(&self, offset: usize, len: usize) -> Result<KVec<u8>> {
-        let mut bytes = KVec::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
-        for at in (offset..).take(len) {
-            bytes.push(self.load::<u8>(at), GFP_KERNEL_ACCOUNT)?;
+    /// Fills `out` from `offset`, a multiple of 8, on; what lies beyond the area is 0.
+    pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
+        for (i, bytes) in out.chunks_mut(8).enumerate() {
+            let word = self.load::<u64>(offset + i * 8).to_ne_bytes();
+            match <&mut [u8; 8]>::try_from(&mut *bytes) {
+                Ok(whole) => *whole = word,
+                Err(_) => bytes.iter_mut().zip(word).for_each(|(to, from)| *to = from),
+            }
         }
-        Ok(bytes)
     }
 
     /// Copies `bytes` to `offset`, 8 at a time where they are aligned.

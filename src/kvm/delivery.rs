@@ -21,17 +21,17 @@ use super::{
         self,
         UserExit, //
     },
-    vcpu::State,
+    vcpu::{
+        Guest,
+        State, //
+    },
     violation,
     vm::Vm, //
 };
+use crate::vmx::window::Current;
 use emulate::{
-    cpu::{
-        rflags,
-        Cpu, //
-    },
+    cpu::rflags,
     event,
-    guard,
     stop::{
         Denial,
         Stop, //
@@ -55,24 +55,25 @@ use vmcore::{
 };
 
 /// An address that no instruction has: what an event reads of devices is nobody's.
-const NO_INSTRUCTION: u64 = 1 << 63;
+pub(crate) const NO_INSTRUCTION: u64 = 1 << 63;
 
 /// Delivers the next event that waits. `None` enters the guest.
 ///
 /// `cause` is what a denial is told to come from, `KVM_SPP_CAUSE_*`. Errors: those of a
 /// page look-up.
 pub(crate) fn deliver(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<UserExit>> {
-    let mut cpu = Cpu::default();
-    state.with_vmcs(&vm.vmx, |vmcs, guest| guest.load_cpu(vmcs, &mut cpu))?;
+    state.fetch_registers(vm)?;
+    let (cpu, _) = state.emulator.instruction();
     let guest = &mut state.guest;
     let now = Interruptibility::new(guest.interruptibility, cpu.rflags, cpu.paging.cr0);
     let Some(injection) = guest.events.inject(&now) else {
         return Ok(None);
     };
     let result = match injection.delivery() {
-        Some(delivery) => attempt(vm, state, &mut cpu, &delivery),
+        Some(delivery) => attempt(vm, state, &delivery),
         None => Ok(Err(Stop::Reenter)),
     };
+    state.emulator.forget();
     match result {
         Ok(Ok(())) => Ok(None),
         Ok(Err(stop)) => stopped(vm, state, &injection, &stop, cause),
@@ -84,44 +85,45 @@ pub(crate) fn deliver(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<Us
 }
 
 /// Delivers an event, or finds out what stops it.
-// Not inlined: the stack has the registers once more where it is called.
-#[inline(never)]
-fn attempt(
-    vm: &Vm,
-    state: &mut State,
-    cpu: &mut Cpu,
-    delivery: &Delivery,
-) -> Result<Result<(), Stop>> {
+fn attempt(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result<Result<(), Stop>> {
     let mut memory = GuestMemory::new(vm);
-    let (fpu, emulator) = state.emulation();
-    emulator.journal.begin(NO_INSTRUCTION);
-    let mut guest = guard::Guest::new(cpu, fpu, &mut memory, &mut emulator.journal);
+    let mut guest = state.begin(&mut memory, NO_INSTRUCTION);
     let delivered = event::deliver(&mut guest, &to_event(delivery));
     if let Some(error) = memory.failure() {
         return Err(error);
     }
     if delivered.is_ok() {
-        take(vm, state, cpu, delivery)?;
+        take(vm, state, delivery)?;
     }
     Ok(delivered)
 }
 
 /// Takes over what the delivery has done to the vCPU.
-fn take(vm: &Vm, state: &mut State, cpu: &Cpu, delivery: &Delivery) -> Result {
-    let before = state.guest.interruptibility;
-    state.with_vmcs(&vm.vmx, |vmcs, guest| {
+fn take(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result {
+    state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
+        let (cpu, _) = emulator.instruction();
         guest.take_registers(cpu);
         guest.take_segments(vmcs, cpu);
-        guest.interruptibility = delivery.interruptibility(before);
-        if delivery.drops_debug_exceptions(before) {
-            guest.single_step = false;
-            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
-        }
+        guest.delivered(vmcs, delivery);
     })
 }
 
+impl Guest {
+    /// What delivery changes besides memory and registers.
+    pub(crate) fn delivered(&mut self, vmcs: &Current<'_>, delivery: &Delivery) {
+        let before = self.interruptibility;
+        self.interruptibility = delivery.interruptibility(before);
+        if delivery.drops_debug_exceptions(before) {
+            self.single_step = false;
+            self.breakpoints = 0;
+            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
+        }
+        self.dirty = true;
+    }
+}
+
 /// Puts an event back that was not delivered, and carries out what came instead.
-fn stopped(
+pub(crate) fn stopped(
     vm: &Vm,
     state: &mut State,
     injection: &Injection,

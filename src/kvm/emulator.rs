@@ -199,15 +199,17 @@ pub(crate) fn emulate(
     cause: u8,
 ) -> Result<Option<UserExit>> {
     state.guest.emulated = Some(state.guest.exit_gfn());
-    if state.emulator.registers != Registers::OfExit {
-        state.fetch_registers(vm)?;
-    }
+    state.fetch_registers(vm)?;
     let emulator = &mut state.emulator;
     let mut memory = GuestMemory::new(vm);
     let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
     let end = fetched.end;
     let stop = match emulator.decoded.decode(fetched, emulator.cpu.code) {
-        Ok(()) => return execute(vm, area, state, cause),
+        Ok(()) => {
+            // Bytes behind the instruction may not be there.
+            memory.forgive();
+            return execute(vm, area, state, memory, cause);
+        }
         Err(DecodeError::Undefined) => Exception::UD.into(),
         Err(DecodeError::TooLong) => Exception::gp(0).into(),
         Err(DecodeError::NeedMore) => match (memory.failure(), end) {
@@ -223,7 +225,13 @@ pub(crate) fn emulate(
 }
 
 /// Executes the decoded instruction, again and again as long as memory changes meanwhile.
-fn execute(vm: &Vm, area: &Area, state: &mut State, cause: u8) -> Result<Option<UserExit>> {
+fn execute<'a>(
+    vm: &'a Vm,
+    area: &Area,
+    state: &mut State,
+    mut memory: GuestMemory<'a>,
+    cause: u8,
+) -> Result<Option<UserExit>> {
     let Some(insn) = state.emulator.decoded.insn else {
         return Ok(None);
     };
@@ -232,7 +240,6 @@ fn execute(vm: &Vm, area: &Area, state: &mut State, cause: u8) -> Result<Option<
     let at = cpu.code_location().linear(0).get();
     let mut result = Err(Stop::Retry);
     for _ in 0..RETRIES {
-        let mut memory = GuestMemory::new(vm);
         result = state.attempt(&mut memory, &insn, at);
         if let Some(error) = memory.failure() {
             state.take_registers();
@@ -241,6 +248,7 @@ fn execute(vm: &Vm, area: &Area, state: &mut State, cause: u8) -> Result<Option<
         if result != Err(Stop::Retry) {
             break;
         }
+        memory = GuestMemory::new(vm);
     }
     // The elements of a string instruction that are finished count in any case.
     state.take_registers();
@@ -280,8 +288,9 @@ fn finish(
     guest.interruptibility &= !step::SHADOW;
     guest.single_step |= traced;
     if matches!(insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
-        let cpu = state.emulator.cpu;
-        state.with_vmcs(&vm.vmx, |vmcs, guest| guest.take_segments(vmcs, &cpu))?;
+        state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
+            guest.take_segments(vmcs, &emulator.cpu);
+        })?;
     }
     Ok(devices(vm, area, state))
 }
@@ -409,21 +418,26 @@ pub(crate) fn resume_port(
     read: PortRead,
 ) -> Result<Option<UserExit>> {
     let len = usize::from(read.count) * usize::from(read.size);
-    let data = area.read(run::PIO_DATA, len)?;
-    state.emulator.journal.supply_ports(read, &data);
+    area.read(run::PIO_DATA, state.emulator.journal.port_space(read, len));
     resume(vm, area, state)
 }
 
 fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
     match state.emulator.registers {
-        Registers::Waiting => execute(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+        Registers::Waiting => {
+            let memory = GuestMemory::new(vm);
+            execute(vm, area, state, memory, KVM_SPP_CAUSE_EMULATED)
+        }
         _ => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
     }
 }
 
 impl State {
     /// Reads the registers for the emulator, where the exit has not.
-    fn fetch_registers(&mut self, vm: &Vm) -> Result {
+    pub(crate) fn fetch_registers(&mut self, vm: &Vm) -> Result {
+        if self.emulator.registers == Registers::OfExit {
+            return Ok(());
+        }
         self.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
             emulator.fetch_registers(vmcs, guest);
         })
@@ -436,10 +450,25 @@ impl State {
         insn: &Insn,
         at: u64,
     ) -> Result<Done, Stop> {
+        let mut guest = self.begin(memory, at);
+        let result = exec::execute(&mut guest, insn);
+        let met = guest.breakpoints_met();
+        if result.is_ok() {
+            self.guest.breakpoints |= met;
+        }
+        result
+    }
+
+    /// The vCPU with the registers of the emulator; what it reads of devices belongs to the
+    /// instruction at linear address `at`.
+    pub(crate) fn begin<'a>(
+        &'a mut self,
+        memory: &'a mut GuestMemory<'_>,
+        at: u64,
+    ) -> guard::Guest<'a> {
         let (fpu, emulator) = self.emulation();
         emulator.journal.begin(at);
-        let mut guest = guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal);
-        exec::execute(&mut guest, insn)
+        guard::Guest::new(&mut emulator.cpu, fpu, memory, &mut emulator.journal)
     }
 
     /// Takes general registers, RIP and RFLAGS over from the emulator.

@@ -79,6 +79,8 @@ pub(crate) enum Leave {
     LoadPdptes,
     /// IN or OUT.
     Io,
+    /// A task switch.
+    TaskSwitch,
     /// To user space.
     User(Stop),
 }
@@ -370,12 +372,11 @@ impl Guest {
         vmcs.write(field::GUEST_RSP, self.regs.gprs[4]);
         vmcs.write(field::GUEST_RFLAGS, self.rflags);
         vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, self.interruptibility);
-        if core::mem::take(&mut self.single_step) {
+        let step = core::mem::take(&mut self.single_step);
+        let due = step::pending_debug(step, core::mem::take(&mut self.breakpoints));
+        if due != 0 {
             let pending = vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
-            vmcs.write(
-                field::GUEST_PENDING_DBG_EXCEPTIONS,
-                pending | step::PENDING_DEBUG_BS,
-            );
+            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, pending | due);
         }
         self.dirty = false;
     }

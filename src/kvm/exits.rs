@@ -60,6 +60,7 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
             Step::Leave(Leave::Host)
         }
         Exit::EptViolation(_) => Step::Leave(Leave::Violation),
+        Exit::TaskSwitch(_) => Step::Leave(Leave::TaskSwitch),
         Exit::Cpuid => inside.cpuid(raw),
         Exit::Hlt => inside.skip_and(raw, Stop::Hlt),
         Exit::Io(_) => Step::Leave(Leave::Io),
@@ -87,7 +88,6 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
         Exit::SppMiss(_) | Exit::SppMisconfig(_) | Exit::EptMisconfig(_) => broken_tables(raw),
         Exit::Init
         | Exit::Sipi
-        | Exit::TaskSwitch
         | Exit::Invlpg(_)
         | Exit::Rdtsc
         | Exit::Rdtscp

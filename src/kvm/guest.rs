@@ -50,7 +50,10 @@ use ept::{
     PAGE_SIZE, //
 };
 use kernel::prelude::*;
-use vmcore::slots;
+use vmcore::slots::{
+    self,
+    Slot, //
+};
 
 /// Longest exchange that no single access of the processor does: that of 16 bytes.
 const MAX_EXCHANGE: usize = 16;
@@ -62,6 +65,8 @@ pub(crate) struct GuestMemory<'a> {
     /// The frames that were looked at last. What they are may be outdated when something
     /// is written, which is found out then.
     seen: [Option<(Gfn, Page)>; 2],
+    /// The slot that was used last, most of the time the next one too.
+    slot: Option<Slot>,
     failed: Option<Error>,
 }
 
@@ -72,8 +77,14 @@ impl<'a> GuestMemory<'a> {
             vm,
             slots: vm.snapshot(),
             seen: [None, None],
+            slot: None,
             failed: None,
         }
+    }
+
+    /// Forgets a failure that did not matter.
+    pub(crate) fn forgive(&mut self) {
+        self.failed = None;
     }
 
     /// Why the host could not give a page.
@@ -81,12 +92,16 @@ impl<'a> GuestMemory<'a> {
         self.failed
     }
 
-    fn hva(&self, gfn: Gfn) -> Option<u64> {
-        slots::find(self.slots.slots(), gfn).and_then(|slot| slot.hva(gfn))
+    fn hva(&mut self, gfn: Gfn) -> Option<u64> {
+        if let Some(hva) = self.slot.and_then(|slot| slot.hva(gfn)) {
+            return Some(hva);
+        }
+        self.slot = slots::find(self.slots.slots(), gfn).copied();
+        self.slot.and_then(|slot| slot.hva(gfn))
     }
 
     /// The user address of `len` bytes in one page.
-    fn address(&self, gpa: Gpa, len: usize) -> Option<usize> {
+    fn address(&mut self, gpa: Gpa, len: usize) -> Option<usize> {
         let offset = u64::from(gpa.page_offset());
         if offset + len as u64 > PAGE_SIZE {
             return None;

@@ -337,6 +337,11 @@ impl Guest {
         cpu.idtr.base = vmcs.read(field::GUEST_IDTR_BASE);
         cpu.idtr.limit = vmcs.read(field::GUEST_IDTR_LIMIT) as u16;
         cpu.xcr0 = self.xcr0;
+        cpu.breakpoints.addresses = self.debug.db;
+        cpu.breakpoints.dr7 = match self.debug.in_use {
+            true => vmcs.read(field::GUEST_DR7),
+            false => 0,
+        };
         self.load_paging(vmcs, &mut cpu.paging);
         let cs = cpu.segment(Seg::Cs);
         let long = cpu.paging.long_mode() && cs.long();

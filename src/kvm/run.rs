@@ -24,6 +24,7 @@ use super::{
         self,
         UserExit, //
     },
+    tasks,
     vcpu::{
         Guest,
         Pending,
@@ -107,7 +108,7 @@ fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
                 state.load_pdptes(vm)?;
                 None
             }
-            Leave::Violation | Leave::Io => slow_exit(vm, area, state)?,
+            Leave::Violation | Leave::Io | Leave::TaskSwitch => slow_exit(vm, area, state)?,
             Leave::User(stop) => Some(UserExit::Stop(stop)),
         };
         if let Some(exit) = exit {
@@ -121,6 +122,7 @@ fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>
     match Exit::decode(&state.guest.exit) {
         Exit::EptViolation(violation) => violation::resolve(vm, area, state, &violation),
         Exit::Io(io) if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+        Exit::TaskSwitch(asked) => tasks::switch(vm, state, asked),
         Exit::Io(io) => Ok(begin_io(vm, area, &mut state.guest, io)),
         _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
     }

@@ -123,7 +123,9 @@ pub(crate) struct Guest {
     pub(crate) interruptibility: u32,
     /// A single-step trap is due after an instruction finished outside.
     pub(crate) single_step: bool,
-    /// The five above differ from the VMCS (RSP is `regs.gprs[4]`).
+    /// Data breakpoints that such an instruction has met, bits 3:0 as in DR6.
+    pub(crate) breakpoints: u8,
+    /// The six above differ from the VMCS (RSP is `regs.gprs[4]`).
     pub(crate) dirty: bool,
     /// CS base, and whether CS holds 64-bit code, at the last exit.
     pub(crate) cs_base: u64,
@@ -172,6 +174,7 @@ impl Guest {
             rflags: 2,
             interruptibility: 0,
             single_step: false,
+            breakpoints: 0,
             dirty: true,
             cs_base: 0,
             long: false,

@@ -93,23 +93,21 @@ pub(crate) fn resolve(
 fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask, u8) {
     let gfn = violation.gpa.gfn();
     let mmu = vm.mmu.lock();
-    let slots = mmu.slots();
     let access = Access {
         violation: *violation,
         rip: state.guest.rip,
-        slot: slots::find(&slots.slots, gfn),
+        slot: slots::find(mmu.slots_now(), gfn),
         leaf: mmu.space.leaf(&mmu.tables, gfn),
         map: mmu.space.mask(&mmu.tables, gfn),
         len: None,
         generation: vm.tlb.generation(),
         backend: mmu.backend,
     };
-    drop(mmu);
-    let outcome = fault::resolve(&access, &mut state.guest.repeat);
-    let cause = match access.backend {
+    let cause = match mmu.backend {
         Backend::Hardware => KVM_SPP_CAUSE_HARDWARE,
         Backend::Software => KVM_SPP_CAUSE_EMULATED,
     };
+    let outcome = fault::resolve(&access, &mut state.guest.repeat);
     (outcome, access.map, cause)
 }
 

@@ -13,11 +13,11 @@
 //!                    | EIP     |
 //! ```
 
-use super::{check_offset, set_flag, Far, Transfer};
+use super::{check_offset, prepare, set_flag, Far, Transfer};
 use crate::cpu::gpr::RSP;
 use crate::descriptor::{error_code, is_null, prepare_flags, rpl, system, Descriptor, Flag};
 use crate::exec::{next_rip, operand};
-use crate::guard::{Guest, Intent, Source, Span};
+use crate::guard::{Guest, Source, Span};
 use crate::insn::{Insn, Seg};
 use crate::segment;
 use crate::stack::{self, Image, Pushed, Stack};
@@ -137,7 +137,7 @@ fn more_privilege(
     let pushed = pushed.ok_or(Exception::ss(error_code(selector, false)))?;
     check_offset(guest.cpu, target, gate.code.offset)?;
     check_parameters(guest, gate)?;
-    let span = prepare_inner(guest, insn, &pushed, cpl)?;
+    let span = prepare_inner(guest, insn, &pushed, gate.size, cpl)?;
     let mut flags = [None, None];
     prepare_flags(guest, [Some(target), descriptor.as_ref()], &mut flags)?;
     push_frame(guest, insn, gate, span, &mut flags)?;
@@ -204,20 +204,16 @@ pub(super) fn slot(guest: &mut Guest<'_>, stack: &Stack, n: u16, size: u8) -> Re
 }
 
 /// Prepares the frame with the rights of the level that it is for.
-#[inline(never)]
 fn prepare_inner(
     guest: &mut Guest<'_>,
     insn: &Insn,
     pushed: &Pushed,
+    size: u8,
     cpl: u8,
 ) -> Result<Span, Stop> {
-    let (gva, len) = pushed.at;
-    if pushed.wrapped.is_some() {
-        return Err(Stop::Refused(insn.op));
-    }
     let user = guest.cpu.paging.user;
     guest.cpu.paging.user = cpl == 3;
-    let span = guest.prepare_write(gva, len, Intent::Write);
+    let span = prepare(guest, insn, pushed, size.into());
     guest.cpu.paging.user = user;
     span
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Where our decoder and iced-x86 differ on purpose. A difference that is not here fails
-//! the tests, and so does an entry that no case of the long run needs.
+//! the tests, and so does an entry that no case of a long run needs.
 
 use std::format;
 

@@ -312,6 +312,12 @@ fn escapes_are_old_instructions_outside_64_bit_mode() {
         undefined(&[prefix, 0xc5, 0xf8, 0x11, 0x00], Bits64);
         undefined(&[prefix, 0x62, 0xf1, 0x7c, 0x48, 0x11, 0x00], Bits64);
     }
+    // A tile register above 7: TILESTORED.
+    assert_eq!(
+        insn(&[0xc4, 0xe2, 0x7a, 0x4b, 0x04, 0x08], Bits64).op,
+        Op::Amx
+    );
+    undefined(&[0xc4, 0x62, 0x7a, 0x4b, 0x04, 0x08], Bits64);
     // Where REX does not count, it does not forbid either.
     assert_eq!(insn(&[0x48, 0x3e, 0xc5, 0xf8, 0x11, 0x00], Bits64).size, 4);
 }

@@ -26,7 +26,7 @@ fn push() {
         machine.cpu.gprs[1] = 0x8182_8384_8586_8788;
         machine.cpu.segments[4].selector = 0x1234;
         machine.cpu.segments[5].selector = 0x5678;
-        machine.cpu.rflags = 0x4_3246 | rflags::RF;
+        machine.cpu.rflags = 0x4_3246;
         machine.model.ram.write_u64(DATA, 0x1122_3344_5566_7788);
         machine.model.ram.write_u64(SP, 0x99);
         machine.model.ram.write_u64(SP - 16, u64::MAX);
@@ -144,6 +144,17 @@ fn order() {
     machine.model.protect(DATA, !0);
     assert_eq!(run(&mut machine, pop), Ok(()));
     assert_eq!(machine.bytes(DATA), [8; 8]);
+}
+
+/// RF is not in the image, though the processor has it while it starts over.
+#[test]
+fn pushf_without_rf() {
+    let mut machine = machine();
+    machine.cpu.rflags = 0x246 | rflags::RF;
+    let insn = decoded(&machine, &[0x9c]);
+    assert_eq!(execute(&mut machine.guest(), &insn), Ok(Done::Retired));
+    assert_eq!(machine.u64(SP - 8), 0x246);
+    assert_eq!(machine.cpu.rflags, 0x246);
 }
 
 #[test]

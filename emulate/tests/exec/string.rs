@@ -152,6 +152,10 @@ fn order() {
     machine.model.protect(DST, !0);
     assert_eq!(run(&mut machine, &[0xa5]), Ok(()));
     assert_eq!(machine.u64(DST), VALUE & mask(4));
+    // CMPS reads no device before both operands are known to be there.
+    machine.cpu.gprs[6] = DEVICE;
+    machine.cpu.gprs[7] = 0x30_0000;
+    assert_eq!(run(&mut machine, &[0xa7]), Err(page_fault(0x30_0000, 0)));
     // From device to device.
     machine.cpu.gprs[6] = DEVICE;
     machine.cpu.gprs[7] = DEVICE + 8;

@@ -207,11 +207,11 @@ fn instruction_length_is_not_trusted_where_undefined() {
     for basic in 0..=80u16 {
         let mut raw = exit(basic, 0);
         raw.insn_len = 2;
-        let undefined = [1, 2, 3, 4, 7, 8, 9, 33, 34, 37, 41, 48, 49, 52, 66, 0];
+        let undefined = [1, 2, 3, 4, 7, 8, 33, 34, 37, 41, 48, 49, 52, 66, 0];
         if undefined.contains(&basic) {
             assert_eq!(raw.instruction_len(), None, "{basic}");
         }
-        let defined = [10, 12, 13, 18, 28, 30, 31, 32, 36, 39, 40, 54, 55];
+        let defined = [9, 10, 12, 13, 18, 28, 30, 31, 32, 36, 39, 40, 54, 55];
         if defined.contains(&basic) {
             assert_eq!(raw.instruction_len(), Some(2), "{basic}");
         }
@@ -241,4 +241,35 @@ fn nmi_unblocking_counts_only_without_event_delivery() {
     // A double fault leaves the bit undefined.
     raw.intr_info = 1 << 31 | 1 << 12 | 0x308;
     assert!(!raw.iret_unblocked_nmi());
+}
+
+#[test]
+fn task_switches() {
+    for (source, want) in [
+        (0, TaskSource::Call),
+        (1, TaskSource::Iret),
+        (2, TaskSource::Jmp),
+        (3, TaskSource::Gate),
+    ] {
+        let want = TaskSwitch {
+            selector: 0xfedb,
+            source: want,
+        };
+        let decoded = decode(9, source << 30 | 0x3fff_0000 | 0xfedb);
+        assert_eq!(decoded, Exit::TaskSwitch(want));
+    }
+}
+
+/// An event that no instruction asks for leaves the length undefined.
+#[test]
+fn task_switches_have_a_length_where_an_instruction_asks() {
+    let mut raw = exit(9, 3 << 30);
+    raw.insn_len = 2;
+    for kind in 0..8 {
+        raw.idt_info = 1 << 31 | kind << 8;
+        let want = (4..=6).contains(&kind).then_some(2);
+        assert_eq!(raw.instruction_len(), want, "{kind}");
+    }
+    raw.idt_info = 0;
+    assert_eq!(raw.instruction_len(), Some(2));
 }

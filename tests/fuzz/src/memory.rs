@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use emulate::guard::{Memory, Page, Span, Trouble};
+use emulate::guard::{Fragment, Memory, Page, Span, Trouble};
 use emulate::GuestPhys;
 use ept::{Gfn, Gpa, PAGE_SIZE};
 use spp::Mask;
@@ -16,7 +16,9 @@ use crate::input::Input;
 /// Frames whose numbers are equal modulo this are one.
 const FRAMES: u64 = 16;
 const BYTES: u64 = FRAMES * PAGE_SIZE;
-const ACCESSED_DIRTY: u64 = 0x60;
+const ACCESSED_DIRTY: u8 = 0x60;
+/// In the byte of a descriptor that holds its type.
+const DESCRIPTOR_ACCESSED: u8 = 1;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,8 @@ pub struct Store {
     pub at: u64,
     /// Bytes.
     pub len: usize,
-    /// It set nothing but the flags of a paging-structure entry.
+    /// It set nothing but flags of a paging-structure entry or of a descriptor, which do no
+    /// harm where the instruction stops later.
     pub flags: bool,
 }
 
@@ -217,22 +220,34 @@ impl Memory for Hostile<'_> {
 
     fn exchange(&mut self, span: &Span, old: &[u8], new: &[u8]) -> Result<bool, Trouble> {
         assert_eq!((old.len(), new.len()), (span.len(), span.len()));
-        assert!(span.fragments().count() == 1 && !span.device());
+        assert!(!span.device());
         if self.call() {
             return Err(Trouble::Host);
         }
         self.admit(span, u64::MAX)?;
-        let gpa = span.fragments().map(|f| f.gpa).next().map_or(0, Gpa::get);
-        let mut now = vec![0; old.len()];
-        self.bytes(gpa, &mut now);
-        if now != old {
+        let bytes = |f: Fragment| (f.gpa.get()..).take(f.len.into());
+        let places: Vec<u64> = span.fragments().flat_map(bytes).collect();
+        if places
+            .iter()
+            .zip(old)
+            .any(|(at, old)| self.byte(*at) != *old)
+        {
             return Ok(false);
         }
-        self.set(gpa, new);
-        let changed = |n: usize| u64::from(old[n] ^ new[n]);
-        let flags = changed(0) & !ACCESSED_DIRTY == 0 && (1..old.len()).all(|n| changed(n) == 0);
+        for (at, new) in places.iter().zip(new) {
+            self.set(*at, &[*new]);
+        }
+        let changed = old.iter().zip(new).map(|(old, new)| old ^ new);
+        let may_change = |n| match (n, old.len()) {
+            (0, 1) => DESCRIPTOR_ACCESSED,
+            (0, _) => ACCESSED_DIRTY,
+            _ => 0,
+        };
+        let flags = changed
+            .enumerate()
+            .all(|(n, bits)| bits & !may_change(n) == 0);
         self.stores.push(Store {
-            at: gpa % BYTES,
+            at: span.gpa().get() % BYTES,
             len: new.len(),
             flags,
         });

@@ -131,12 +131,12 @@ impl Machine {
         let insn = insn.unwrap_or_else(|e| panic!("{bytes:02x?}: {e:?}"));
         assert_eq!(usize::from(insn.len), bytes.len(), "{bytes:02x?}");
         self.journal.begin(self.cpu.rip);
-        let mut guest = Guest {
-            cpu: &mut self.cpu,
-            fpu: &mut self.fpu,
-            memory: &mut self.board,
-            devices: &mut self.journal,
-        };
+        let mut guest = Guest::new(
+            &mut self.cpu,
+            &mut self.fpu,
+            &mut self.board,
+            &mut self.journal,
+        );
         execute(&mut guest, &insn)
     }
 

@@ -7,6 +7,7 @@ mod fpu;
 mod msr;
 mod port;
 mod storm;
+mod task;
 
 use crate::harness::{tests, Lab, Test};
 use crate::machine::{self, Machine, Stop, HOLE};
@@ -22,6 +23,7 @@ pub(crate) const ALL: &[&[Test]] = &[
     debug::TESTS,
     fpu::TESTS,
     storm::TESTS,
+    task::TESTS,
 ];
 
 tests![
@@ -41,7 +43,6 @@ tests![
     vmx_instructions_are_undefined,
     vmcall,
     avx_that_cpuid_does_not_offer,
-    task_switch,
     triple_fault,
     access_outside_of_memory,
     fetch_outside_of_memory,
@@ -384,27 +385,6 @@ fn avx_that_cpuid_does_not_offer(lab: &Lab) {
     machine.restart();
     machine.change_regs(|r| (r.rax, r.rcx, r.rdx) = (3, 0, 0));
     machine.expect_hlt();
-}
-
-/// Nobody switches tasks for the guest.
-fn task_switch(lab: &Lab) {
-    lab.only_ours("KVM switches tasks");
-    let mut machine = Machine::new(lab, Mode::Protected, |a| {
-        // JMP FAR to the TSS.
-        a.db(&[0xea, 0, 0, 0, 0, 0x18, 0])
-    });
-    let mut gdt = Mode::Protected.gdt();
-    // An available 32-bit TSS of 0x68 bytes at SCRATCH.
-    gdt.extend(0x0000_8902_0000_0067_u64.to_le_bytes());
-    machine.write(guest::GDT, &gdt);
-    let mut sregs = machine.sregs();
-    sregs.gdt.limit = 31;
-    machine.set_sregs(&sregs);
-    match machine.run() {
-        Stop::Other(error) => assert!(error.contains("suberror: 4"), "{error}"),
-        other => panic!("{other:x?}"),
-    }
-    assert_eq!(machine.regs().rip, CODE);
 }
 
 fn triple_fault(lab: &Lab) {

@@ -191,8 +191,8 @@ impl Mapping {
     pub(crate) fn read_bytes(&self, offset: usize, len: usize) -> Vec<u8> {
         assert!(offset + len <= self.len);
         let byte = |n| self.start.wrapping_byte_add(offset + n).cast::<u8>();
-        // SAFETY: inside the mapping; volatile, as the kernel shares it.
         (0..len)
+            // SAFETY: inside the mapping; volatile, as the kernel shares it.
             .map(|n| unsafe { byte(n).read_volatile() })
             .collect()
     }

@@ -268,8 +268,8 @@ impl Aim<'_> {
             0 => self.rng.below(0x8000),
             1 if long => (1 << 47) + self.rng.below(32) - self.rng.below(32 + size),
             2 if long => (self.rng.next() | 1 << 62) & !(1 << 63),
-            3..40 => base + self.rng.below(WINDOW as u64),
-            40..75 => base + self.rng.below(WINDOW as u64 / 64) * 64,
+            3..60 => base + self.rng.below(WINDOW as u64),
+            60..110 => base + self.rng.below(WINDOW as u64 / 64) * 64,
             _ => {
                 let boundary = base + self.rng.below(PAGES as u64 + 1) * PAGE;
                 boundary + 16 - self.rng.below(32 + size)
@@ -376,8 +376,10 @@ impl Aim<'_> {
         allowed::check(self.cpu, insn) && target
     }
 
-    /// A far CALL to 64-bit code pushes to where all of RSP points, the upper half of which
-    /// the kernel does not keep while the stack is one of 16 bits.
+    /// A far CALL to 64-bit code pushes to where all of RSP points, without the base of SS.
+    /// The kernel does not keep the upper half of it while the stack is one of 16 bits, and
+    /// lets an instruction that faults above 4 GiB outside 64-bit mode start over for ever
+    /// (`is_errata100`).
     fn far_target_is_safe(&self, insn: &Insn) -> bool {
         let selector = match (insn.op, insn.dst) {
             (Op::CallFar, Operand::Mem) => {
@@ -391,7 +393,10 @@ impl Aim<'_> {
             (Op::CallFar, _) => insn.imm2,
             _ => return true,
         };
-        self.cpu.stack_size() != 2 || selector & !3 != USER_CS64 & !3
+        let enters = !self.cpu.long() && selector & !3 == USER_CS64 & !3;
+        let rsp = self.cpu.gpr(RSP);
+        let whole = self.cpu.stack_size() != 2 && rsp >= 0x40 && allowed::place(rsp);
+        !enters || whole
     }
 
     fn target_is_safe(&self, insn: &Insn) -> bool {

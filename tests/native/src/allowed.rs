@@ -166,7 +166,7 @@ pub fn faults(segment: &Segment, offset: u64) -> bool {
 
 /// Linear addresses that may be reached: the window and around it, the code, and such
 /// that nothing can be at.
-fn place(linear: u64) -> bool {
+pub fn place(linear: u64) -> bool {
     const NOTHING: u64 = 0xf000;
     const TOP: u64 = 1 << 47;
     let window = |base: u64| linear.wrapping_sub(base - GUARD) < WINDOW as u64 + 2 * GUARD;

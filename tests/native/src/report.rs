@@ -68,11 +68,12 @@ fn write(out: &mut String, failure: &Failure, mode: Mode, seed: u64) -> fmt::Res
 
 /// Bytes as one number.
 fn hex(bytes: &[u8]) -> String {
-    bytes
+    let digits: Vec<String> = bytes
         .iter()
         .rev()
         .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .collect();
+    digits.concat()
 }
 
 fn segments(out: &mut String, cpu: &Cpu) -> fmt::Result {

@@ -34,8 +34,8 @@ pub enum Rule {
     PartOfFrame,
     /// POPA that faults: AMD's processors have loaded some of the registers.
     PartOfRegisters,
-    /// PUSHA and ENTER whose frame goes over the end of the stack segment and goes on at
-    /// its other end: the emulator refuses them.
+    /// PUSHA, ENTER and far CALL whose frame goes over the end of the stack segment and
+    /// goes on at its other end: the emulator refuses them.
     WrappedFrame,
     /// PUSH of a segment register as 4 bytes: recent processors of Intel's write 2 of them
     /// (SDM 2B, PUSH), and so does the emulator; AMD's write 4.
@@ -61,16 +61,16 @@ pub enum Rule {
     /// pages come first, is the processor's choice (SDM 2B, MASKMOVDQU).
     MaskedEnd,
     /// Far RET that faults at the stack: the address may be that of either of the two
-    /// elements.
+    /// elements. Far CALL that is denied: the emulator looks at both together.
     FarStack,
     /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
     /// outer stack first, and fault there.
     FarOuterStack,
-    /// Far RET with an immediate on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
+    /// Far RET on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
     /// processors bits 31:16 of ESP change.
     FarRelease,
-    /// Far CALL to beyond the limit of the new segment, with a stack that faults too: the
-    /// limit comes first (SDM 2A, CALL), but not on AMD's processors.
+    /// Far CALL to beyond the limit of the new segment or with a stack beyond its limit,
+    /// which faults too: the limits come first (SDM 2A, CALL), but not on AMD's processors.
     FarOrder,
     /// A far pointer in memory over the end of a segment or of canonical addresses: AMD's
     /// processors look at its halves one after the other, and wrap between them.
@@ -226,24 +226,30 @@ impl Rule {
                 let masked = matches!(insn.op, Op::Maskmovdqu | Op::VmaskmovStore);
                 masked && crosses_end(cpu, insn) && segment_fault(emulated)
             }
-            Self::FarStack => match (native.exception, emulated.exception()) {
-                (Some(native), Some(stop)) => {
-                    let same = native.error_code == stop.error_code;
-                    same && far_stack_fault(case, native) && far_stack_fault(case, stop)
-                }
-                _ => false,
-            },
+            Self::FarStack => {
+                let others = [Exception::ss(0), Exception::AC];
+                let fault = |exception: Option<Exception>| {
+                    exception.is_some_and(|e| others.contains(&e) || far_stack_fault(case, e))
+                };
+                let both = fault(native.exception) && fault(emulated.exception());
+                let call = insn.op == Op::CallFar && context.denied;
+                (insn.op == Op::RetFar || call) && both
+            }
             Self::FarOuterStack => {
                 let selector = emulated.exception().is_some_and(|e| e.vector == 13);
-                let outer = native.exception.is_some_and(|e| outer_stack_fault(case, e));
+                let early = [Exception::ss(0), Exception::AC];
+                let outer = native
+                    .exception
+                    .is_some_and(|e| early.contains(&e) || outer_stack_fault(case, e));
                 context.amd && insn.op == Op::RetFar && selector && outer
             }
             Self::FarRelease => {
-                let narrow = cpu.stack_size() == 2 && insn.dst == Operand::Imm;
+                let narrow = cpu.stack_size() == 2;
                 context.amd && insn.op == Op::RetFar && narrow && retired
             }
             Self::FarOrder => {
-                let limit = emulated.exception() == Some(Exception::gp(0));
+                let limits = [Exception::gp(0), Exception::ss(0)].map(Some);
+                let limit = limits.contains(&emulated.exception());
                 let stack = native
                     .exception
                     .is_some_and(|e| e == Exception::AC || far_stack_fault(case, e));
@@ -289,9 +295,9 @@ pub fn has_other_size(cpu: &Cpu, insn: &Insn) -> bool {
     limit || page || !aligned
 }
 
-/// A stack of 64 KiB that ends soon.
+/// A stack that ends soon.
 fn wraps(cpu: &Cpu) -> bool {
-    cpu.stack_size() == 2 && cpu.gpr_sized(RSP, 2) < 0x100
+    cpu.gpr_sized(RSP, cpu.stack_size().min(4)) < 0x100
 }
 
 /// Some of the operand is in its segment, or canonical, and some is not.
@@ -324,9 +330,12 @@ fn far_stack_fault(case: &Case, exception: Exception) -> bool {
         _ => return false,
     };
     let lowest = linear(cpu, Seg::Ss, lowest);
-    exception
-        .cr2
-        .is_some_and(|cr2| cr2.get().wrapping_sub(lowest) < frame)
+    // Where 64-bit mode is left, half of RSP counts.
+    let inside = |cr2: u64| {
+        let ahead = cr2.wrapping_sub(lowest);
+        ahead < frame || (insn.op == Op::CallFar && ahead & mask(4) < frame)
+    };
+    exception.cr2.is_some_and(|cr2| inside(cr2.get()))
 }
 
 /// A page fault at SS:RSP of an outer level, which lie behind what RET releases.

@@ -155,12 +155,15 @@ fn protected(cpu: &mut Cpu, rng: &mut Rng, code: Choice) {
     }
 }
 
-/// One of the LDT's segments.
+/// One of the LDT's segments: of those for data, one that reaches the window with offsets
+/// of 16 bits mostly.
 fn local(rng: &mut Rng, choices: &[Choice]) -> Segment {
     loop {
         let number = rng.below(LDT.len() as u64) as usize;
-        if choices.contains(&LDT[number].choice) {
-            return LDT[number].segment(number);
+        let segment = LDT[number].segment(number);
+        let near = segment.is_code() || segment.base & !0xffff == LOW;
+        if choices.contains(&LDT[number].choice) && (near || rng.chance(30)) {
+            return segment;
         }
     }
 }

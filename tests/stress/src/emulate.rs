@@ -131,7 +131,7 @@ fn endless(store: impl FnOnce(&mut CodeAssembler) -> Result<(), AssembleError>) 
     })
 }
 
-/// Denies and allows `map` in turn, and watches the word at `target`.
+/// Denies and allows in turn the sub-page of the word at `target`, and watches it.
 fn flip(vm: &Vm, runner: &Runner, target: u64, denying: u32, flips: u32) {
     let _here = host::Pinned::here(host::cpus() - 1);
     for flip in 0..flips {
@@ -140,11 +140,12 @@ fn flip(vm: &Vm, runner: &Runner, target: u64, denying: u32, flips: u32) {
             move || load::word(vm, target) != before
         });
         vm.set_maps(DATA, &[denying]).unwrap();
-        let stopped = vm.read(DATA, PAGE_SIZE as usize).unwrap();
+        let sub_page = || vm.read(target & !0x7f, 0x80).unwrap();
+        let stopped = sub_page();
         for _ in 0..20 {
             host::give_way();
         }
-        let now = vm.read(DATA, PAGE_SIZE as usize).unwrap();
+        let now = sub_page();
         assert!(now == stopped, "a denied write happened, flip {flip}");
         vm.set_maps(DATA, &[OTHERS]).unwrap();
     }

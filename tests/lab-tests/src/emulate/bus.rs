@@ -53,7 +53,8 @@ impl fmt::Debug for Access {
 
 /// Bytes as text, the middle of long ones left out.
 fn hex(bytes: &[u8]) -> String {
-    let text = |part: &[u8]| part.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let digits = |text: String, byte: &u8| text + &format!("{byte:02x}");
+    let text = |part: &[u8]| part.iter().fold(String::new(), digits);
     match bytes.len() {
         0..=32 => text(bytes),
         n => format!("{}..{} ({n})", text(&bytes[..12]), text(&bytes[n - 4..])),

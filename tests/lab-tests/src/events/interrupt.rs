@@ -6,7 +6,7 @@ use crate::harness::{tests, Lab};
 use crate::machine::{Machine, Stop};
 use crate::raw;
 use guest::asm::*;
-use guest::{Mode, CODE};
+use guest::{Mode, CODE, DATA};
 use ioctl_api::number::KVM_INTERRUPT;
 use ioctl_api::vcpu::Interrupt;
 
@@ -16,6 +16,7 @@ tests![
     interrupt_waits_for_mov_ss,
     window_exit,
     window_is_open_at_once,
+    interrupt_outlives_a_software_interrupt,
     interrupt_wakes_from_hlt,
     later_interrupt_replaces,
     interrupt_is_saved_and_restored,
@@ -145,6 +146,28 @@ fn window_is_open_at_once(lab: &Lab) {
     assert_eq!(machine.run(), Stop::IrqWindow);
     assert_eq!(machine.regs().rip, CODE);
     machine.cpu.fd_mut().get_kvm_run().request_interrupt_window = 0;
+    machine.expect_hlt();
+}
+
+/// INT n, the delivery of which needs a page of the host's first, while an interrupt waits.
+fn interrupt_outlives_a_software_interrupt(lab: &Lab) {
+    lab.only_ours("KVM injects at once, so that VM entry fails");
+    let mut machine = Machine::long(lab, |a| {
+        a.int(0x21)?;
+        a.sti()?;
+        a.nop()?;
+        a.hlt()
+    });
+    // Nobody has touched this page.
+    machine.change_regs(|r| r.rsp = DATA + 0x1000);
+    queue(&machine, VECTOR);
+    assert_eq!(machine.expect_event(0x21).rip, CODE + 2);
+    let events = machine.cpu.fd().get_vcpu_events().expect("events");
+    assert_eq!(
+        (events.interrupt.injected, events.interrupt.nr),
+        (1, VECTOR)
+    );
+    assert_eq!(machine.expect_event(VECTOR).rip, CODE + 4);
     machine.expect_hlt();
 }
 

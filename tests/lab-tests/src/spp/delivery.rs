@@ -7,7 +7,9 @@ use crate::harness::{tests, Lab};
 use crate::machine::{Assembled, Event, Machine, Stop};
 use guest::asm::*;
 use guest::{CODE, DATA, PAGE_SIZE};
-use ioctl_api::subpage::{FULL, KVM_SPP_EXIT_EVENT_DELIVERY};
+use ioctl_api::subpage::{
+    FULL, KVM_SPP_EXIT_EVENT_DELIVERY, KVM_SPP_EXIT_GVA_VALID, KVM_SPP_EXIT_SIZE_VALID,
+};
 
 tests![
     divide_error,
@@ -32,20 +34,29 @@ fn machine(lab: &Lab, author: impl FnOnce(&mut CodeAssembler) -> Assembled) -> M
     machine
 }
 
-/// Runs into the denial, again, and then through.
-fn denied_then_delivered(machine: &mut Machine, vector: u8) -> Event {
+/// What is known of a denied frame.
+const FLAGS: u64 = KVM_SPP_EXIT_EVENT_DELIVERY | KVM_SPP_EXIT_GVA_VALID | KVM_SPP_EXIT_SIZE_VALID;
+
+/// Runs into the denial, again, and then through. The page keeps a map.
+fn denied_then_delivered(lab: &Lab, machine: &mut Machine, vector: u8) -> Event {
     for _ in 0..2 {
         let exit = machine.expect_spp();
-        assert_ne!(exit.flags & KVM_SPP_EXIT_EVENT_DELIVERY, 0);
-        assert_eq!(exit.gpa & !0x7f, STACK_TOP - 0x80);
+        assert_eq!((exit.flags, exit.cause), (FLAGS, lab.cause()));
+        let size = STACK_TOP - exit.gpa;
+        assert_eq!((exit.gva, u64::from(exit.size)), (exit.gpa, size));
+        assert!(size == 40 || size == 48, "{size}");
         assert_eq!(
             machine.read(STACK_TOP - 0x80, 0x80),
             [0; 0x80],
             "nothing is pushed"
         );
     }
-    machine.vm.set_maps(DATA, &[FULL]).expect("maps");
-    machine.expect_event(vector)
+    machine.vm.set_maps(DATA, &[!1]).expect("maps");
+    let event = machine.expect_event(vector);
+    let events = machine.cpu.fd().get_vcpu_events().expect("events");
+    let waiting = (events.exception.injected, events.interrupt.injected);
+    assert_eq!(waiting, (0, 0), "once");
+    event
 }
 
 fn divide_error(lab: &Lab) {
@@ -54,7 +65,7 @@ fn divide_error(lab: &Lab) {
         a.div(ecx)?;
         a.hlt()
     });
-    let event = denied_then_delivered(&mut machine, 0);
+    let event = denied_then_delivered(lab, &mut machine, 0);
     assert_eq!(event.rip, CODE + 2);
     machine.step_over(&event);
     machine.expect_hlt();
@@ -66,7 +77,7 @@ fn general_protection(lab: &Lab) {
         a.mov(ds, ecx)?;
         a.hlt()
     });
-    let event = denied_then_delivered(&mut machine, 13);
+    let event = denied_then_delivered(lab, &mut machine, 13);
     assert_eq!((event.rip, event.error), (CODE + 5, 0x30));
     machine.step_over(&event);
     machine.expect_hlt();
@@ -79,7 +90,7 @@ fn page_fault_keeps_cr2(lab: &Lab) {
         a.mov(qword_ptr(rbx), rax)?;
         a.hlt()
     });
-    let event = denied_then_delivered(&mut machine, 14);
+    let event = denied_then_delivered(lab, &mut machine, 14);
     assert_eq!(event.error, 2);
     assert_eq!(machine.sregs().cr2, address);
     machine.step_over(&event);
@@ -91,7 +102,7 @@ fn software_interrupt(lab: &Lab) {
         a.int(0x21)?;
         a.hlt()
     });
-    let event = denied_then_delivered(&mut machine, 0x21);
+    let event = denied_then_delivered(lab, &mut machine, 0x21);
     assert_eq!(event.rip, CODE + 2, "behind the INT");
     machine.expect_hlt();
 }
@@ -101,7 +112,7 @@ fn breakpoint(lab: &Lab) {
         a.int3()?;
         a.hlt()
     });
-    let event = denied_then_delivered(&mut machine, 3);
+    let event = denied_then_delivered(lab, &mut machine, 3);
     assert_eq!(event.rip, CODE + 1, "behind the INT3");
     machine.expect_hlt();
 }
@@ -120,7 +131,7 @@ fn external_interrupt(lab: &Lab) {
     assert_ne!(exit.flags & KVM_SPP_EXIT_EVENT_DELIVERY, 0);
     let events = machine.cpu.fd().get_vcpu_events().expect("events");
     assert_eq!((events.interrupt.injected, events.interrupt.nr), (1, 0x31));
-    let event = denied_then_delivered(&mut machine, 0x31);
+    let event = denied_then_delivered(lab, &mut machine, 0x31);
     assert_eq!(event.rip, CODE + 2, "behind the shadow of STI");
     machine.expect_hlt();
 }
@@ -137,7 +148,7 @@ fn nmi(lab: &Lab) {
         a.hlt()
     });
     machine.cpu.fd().nmi().expect("KVM_NMI");
-    let event = denied_then_delivered(&mut machine, 2);
+    let event = denied_then_delivered(lab, &mut machine, 2);
     assert_eq!(event.rip, CODE);
     let events = || machine.cpu.fd().get_vcpu_events().expect("events");
     assert_eq!(

@@ -60,8 +60,16 @@ fn see(machine: &Machine, stop: Stop) -> Seen {
     let read = |page: &u64| machine.read(*page, PAGE_SIZE as usize);
     let events = machine.cpu.fd().get_vcpu_events().expect("events");
     let mut sregs = machine.sregs();
-    // What is left in a null segment means nothing.
-    for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs] {
+    // What is left in a null segment means nothing, but that the DPL of SS is the CPL.
+    let cpl = sregs.ss.dpl;
+    let segments = [
+        &mut sregs.ss,
+        &mut sregs.ds,
+        &mut sregs.es,
+        &mut sregs.fs,
+        &mut sregs.gs,
+    ];
+    for segment in segments {
         if segment.unusable != 0 {
             *segment = kvm_segment {
                 selector: segment.selector,
@@ -70,6 +78,7 @@ fn see(machine: &Machine, stop: Stop) -> Seen {
             };
         }
     }
+    sregs.ss.dpl = cpl;
     Seen {
         stop,
         regs: machine.regs(),
