@@ -191,13 +191,12 @@ impl Paging {
     ///
     /// [`Fault`], as for [`Paging::translate_and_mark`]; rights are not looked at.
     pub fn set_flag(&self, memory: &mut dyn Memory, gva: Gva, entry: Gpa) -> Result<(), Fault> {
-        const ACCESSED: u64 = 1 << 5;
         let bytes = u64::from(self.format().map_or(8, Format::entry_bytes));
         let word = memory.read_u32(Gpa::new(entry.get() & !(bytes - 1)));
-        let accessed = word.is_some_and(|word| u64::from(word) & ACCESSED != 0);
+        let accessed = word.is_some_and(|word| u64::from(word) & format::ACCESSED != 0);
         let anybody = Self {
             cr0: self.cr0 & !CR0_WP,
-            cr4: self.cr4 & !CR4_SMAP,
+            cr4: self.cr4 & !(CR4_SMAP | CR4_PKE),
             user: false,
             ..*self
         };

@@ -314,3 +314,36 @@ fn a_map_that_changes_is_seen() {
         assert_eq!(got, Err(Fault::Stop(Stop::Host)));
     }
 }
+
+/// One flag at a time, as the processor gets to them, whoever it does that for.
+#[test]
+fn the_flag_that_the_processor_wanted() {
+    for case in cases() {
+        let paging = Paging {
+            user: true,
+            cr0: case.paging.cr0 | CR0_WP,
+            cr4: case.paging.cr4 | CR4_SMAP | CR4_SMEP | CR4_PKE,
+            pkru: u32::MAX,
+            ..case.paging
+        };
+        let count = case.entries.len();
+        let (leaf, value) = case.entries[count - 1];
+        for rights in [0, 1 << 1, 1 << 2] {
+            let mut model = case.model();
+            let value = (value & !rights).to_le_bytes();
+            model.ram.write(leaf, &value[..case.bytes]);
+            let gva = Gva::new(case.gva);
+            let mut set = || paging.set_flag(&mut model, gva, Gpa::new(leaf));
+            assert_eq!(set(), Ok(()), "{}", case.name);
+            assert_eq!(set(), Ok(()), "{}", case.name);
+            let mut flags = vec![A; count];
+            flags[count - 1] |= D | rights;
+            assert_eq!(case.flags(&mut model), flags, "{}", case.name);
+        }
+        let mut model = case.model();
+        let gva = Gva::new(case.gva);
+        let set = paging.set_flag(&mut model, gva, Gpa::new(leaf));
+        assert_eq!(set, Ok(()), "{}", case.name);
+        assert_eq!(case.flags(&mut model), vec![A; count], "{}", case.name);
+    }
+}

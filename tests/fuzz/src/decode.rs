@@ -10,11 +10,20 @@ use emulate::insn::{CodeSize, Insn, Operand, MAX_BYTES};
 
 use crate::input::Input;
 
-/// The target.
+/// The target: one instruction after the other.
 pub fn run(data: &[u8]) {
     let input = &mut Input::new(data);
     let code = input.choose([CodeSize::Bits16, CodeSize::Bits32, CodeSize::Bits64]);
-    let bytes = input.take(32);
+    let mut bytes = input.rest();
+    while !bytes.is_empty() {
+        check(&bytes[..bytes.len().min(32)], code);
+        let len = decode(bytes, code).map_or(1, |insn| insn.len.into());
+        bytes = &bytes[len..];
+    }
+}
+
+/// Bytes that may begin with an instruction.
+fn check(bytes: &[u8], code: CodeSize) {
     match decode(bytes, code) {
         Ok(insn) => {
             well_formed(&insn, code);

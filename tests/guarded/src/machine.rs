@@ -131,12 +131,8 @@ impl Machine {
         let insn = insn.unwrap_or_else(|e| panic!("{bytes:02x?}: {e:?}"));
         assert_eq!(usize::from(insn.len), bytes.len(), "{bytes:02x?}");
         self.journal.begin(self.cpu.rip);
-        let mut guest = Guest::new(
-            &mut self.cpu,
-            &mut self.fpu,
-            &mut self.board,
-            &mut self.journal,
-        );
+        let (cpu, fpu) = (&mut self.cpu, &mut self.fpu);
+        let mut guest = Guest::new(cpu, fpu, &mut self.board, &mut self.journal);
         execute(&mut guest, &insn)
     }
 
