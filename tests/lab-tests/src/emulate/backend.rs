@@ -22,7 +22,11 @@ tests![
     every_form_allowed,
     every_form_denied,
     every_form_over_sub_pages,
+    every_form_with_the_second_sub_page_denied,
+    every_form_with_the_first_sub_page_denied,
     every_form_over_pages,
+    every_form_with_the_second_page_denied,
+    every_form_with_the_first_page_denied,
     what_is_stepped_over_is_done,
     random_programs,
 ];
@@ -149,7 +153,7 @@ fn each_form(lab: &Lab, offset: u64, maps: [u32; 4]) -> usize {
     let mut denied = 0;
     let mut failures = Vec::new();
     for form in forms::all() {
-        if form.only_at_place && offset != PLACE {
+        if form.in_parts || form.only_at_place && offset != PLACE {
             continue;
         }
         let [hardware, software] = rigs.each_mut().map(|rig| execute(rig, form, offset));
@@ -192,22 +196,48 @@ fn needs_whole_checks(lab: &Lab) {
 }
 
 fn every_form_over_sub_pages(lab: &Lab) {
-    needs_whole_checks(lab);
-    for (before, map) in [(1, !2), (3, !1), (2, 3), (5, !3)] {
-        each_form(lab, 0x80 - before, [map, FULL, FULL, FULL]);
+    for (before, map) in [(2, 3), (7, 3)] {
+        let denied = each_form(lab, 0x80 - before, [map, FULL, FULL, FULL]);
+        assert!(denied < 50, "{denied} forms write beyond");
     }
 }
 
+fn every_form_with_the_second_sub_page_denied(lab: &Lab) {
+    needs_whole_checks(lab);
+    for before in [1, 5] {
+        let denied = each_form(lab, 0x80 - before, [!2, FULL, FULL, FULL]);
+        assert!(denied > 100, "{denied} forms write there");
+    }
+}
+
+fn every_form_with_the_first_sub_page_denied(lab: &Lab) {
+    for before in [3, 6] {
+        let denied = each_form(lab, 0x80 - before, [!1, FULL, FULL, FULL]);
+        assert!(denied > 200, "{denied} forms write there");
+    }
+}
+
+/// The last sub-page of a page.
+const LAST: u32 = 1 << 31;
+
 fn every_form_over_pages(lab: &Lab) {
-    let last = 1 << 31;
-    for (before, maps) in [
-        (1, [last, 1]),
-        (3, [FULL, !1]),
-        (2, [!last, FULL]),
-        (5, [!last, !1]),
-        (7, [last | (last >> 1), 3]),
-    ] {
-        each_form(lab, PAGE_SIZE - before, [maps[0], maps[1], FULL, FULL]);
+    for (before, first) in [(1, LAST), (7, LAST | (LAST >> 1))] {
+        let denied = each_form(lab, PAGE_SIZE - before, [first, 3, FULL, FULL]);
+        assert!(denied < 50, "{denied} forms write elsewhere");
+    }
+}
+
+fn every_form_with_the_second_page_denied(lab: &Lab) {
+    for (before, first) in [(1, FULL), (3, LAST)] {
+        let denied = each_form(lab, PAGE_SIZE - before, [first, !1, FULL, FULL]);
+        assert!(denied > 100, "{denied} forms write there");
+    }
+}
+
+fn every_form_with_the_first_page_denied(lab: &Lab) {
+    for (before, second) in [(2, FULL), (5, !1)] {
+        let denied = each_form(lab, PAGE_SIZE - before, [!LAST, second, FULL, FULL]);
+        assert!(denied > 200, "{denied} forms write there");
     }
 }
 
@@ -271,7 +301,7 @@ fn random_programs(lab: &Lab) {
     needs_whole_checks(lab);
     let mut denied = 0;
     for seed in 1..=super::random::HOW_MANY {
-        let program = Random::new(seed, |_| true);
+        let program = Random::new(seed, |form| !form.in_parts);
         let mut numbers = Numbers::new(seed);
         // Three of four sub-pages may be written.
         let maps = [(); 4].map(|()| (numbers.below(1 << 32) | numbers.below(1 << 32)) as u32);

@@ -71,6 +71,8 @@ pub(crate) struct Form {
     pub(crate) only_at_place: bool,
     /// KVM has it.
     pub(crate) in_kvm: bool,
+    /// The processor may write a part of it before it finds that another is denied.
+    pub(crate) in_parts: bool,
 }
 
 /// A form that the assembler makes.
@@ -89,6 +91,7 @@ fn bytes(name: &str, accesses: &str, code: Vec<u8>) -> Form {
         undefined: 0,
         only_at_place: false,
         in_kvm: true,
+        in_parts: false,
     }
 }
 
@@ -156,6 +159,11 @@ impl Form {
 
     fn only_at_place(mut self) -> Self {
         self.only_at_place = true;
+        self
+    }
+
+    fn in_parts(mut self) -> Self {
+        self.in_parts = true;
         self
     }
 

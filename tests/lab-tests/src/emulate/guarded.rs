@@ -13,6 +13,7 @@ mod repeated;
 mod revoked;
 mod write;
 
+use super::bus::contents;
 use super::rig::{Page, Rig, RAM, WINDOW};
 use crate::harness::{tests, Lab, Test};
 use crate::machine::Assembled;
@@ -159,6 +160,14 @@ fn over_the_end(r: &mut kvm_regs) {
     (r.rbx, r.rax) = (PROTECTED + PAGE_SIZE - 2, 0x0102_0304_0506_0708);
 }
 
+/// And EAX what is there.
+fn equal(r: &mut kvm_regs) {
+    over_the_begin(r);
+    let [.., c, d] = contents(1) else { return };
+    let [a, b, ..] = contents(1) else { return };
+    (r.rax, r.rcx) = (u32::from_le_bytes([*c, *d, *a, *b]).into(), 0x1111_1111);
+}
+
 fn xchg_over_a_device_and_memory(lab: &Lab) {
     check_each(
         lab,
@@ -190,15 +199,9 @@ fn xchg_over_a_device_and_memory(lab: &Lab) {
             )
             .reads()
             .asks("r2 w2"),
-            write(
-                "cmpxchg",
-                |a| a.cmpxchg(dword_ptr(rbx), ecx),
-                over_the_begin,
-                0,
-                4,
-            )
-            .reads()
-            .asks("r2 w2"),
+            write("cmpxchg", |a| a.cmpxchg(dword_ptr(rbx), ecx), equal, 0, 4)
+                .reads()
+                .asks("r2 w2"),
         ],
     );
 }

@@ -3,9 +3,9 @@
 //! All that can be seen of a guest's run, for comparison with another.
 
 use super::bus::{Access, DEVICE_PAGES};
-use super::rig::{first_difference, Rig, P, RAM, W, WINDOW};
+use super::rig::{first_difference, Rig, P, PAGES, RAM, W, WINDOW};
 use crate::machine::Stop;
-use guest::{Mode, PAGE_SIZE, SCRATCH, TABLES};
+use guest::{Mode, GDT, PAGE_SIZE, SCRATCH};
 use ioctl_api::subpage::KVM_SPP_EXIT_INSN_LEN_VALID;
 use kvm_bindings::kvm_regs;
 use vmm::SppExit;
@@ -34,9 +34,9 @@ pub(crate) enum Exit {
 
 /// Most exits of a program.
 const MOST_EXITS: usize = 20_000;
-/// Memory that traces hold, besides the window's: pages of descriptors, stacks, tables
-/// and scratch.
-const LOW: [(u64, u64); 4] = [(0x1000, 2), (0x5000, 2), (TABLES, 9), (SCRATCH, 1)];
+/// Memory that traces hold, besides the window's: pages of descriptors, stacks, the
+/// window's table, and scratch.
+const LOW: [(u64, u64); 4] = [(GDT, 1), (0x5000, 2), (PAGES, 1), (SCRATCH, 1)];
 
 /// Runs a guest to its end, past all writes that are denied.
 pub(crate) fn trace(rig: &mut Rig) -> Trace {

@@ -31,7 +31,7 @@ fn every_mode(lab: &Lab) {
         let trace = assert_same(lab, &format!("{mode:?}"), |lab| {
             let machine = Machine::load(machine::spp_vm(lab), machine::program(mode, low_stores));
             machine.vm.set_maps(LOW, &[!4]).expect("maps");
-            machine.change_regs(|r| (r.rax, r.rdi, r.rcx) = (0x1234_5678, LOW + 0xf4, 10));
+            machine.change_regs(|r| (r.rax, r.rdi, r.rcx) = (0x1234_5678, LOW + 0xf4, 20));
             Rig {
                 machine,
                 bus: Bus::new(),
@@ -142,7 +142,7 @@ fn single_steps(lab: &Lab) {
     });
     let step = |exit: &Exit| matches!(exit, Exit::Stop(Stop::Event(e)) if e.vector == 1);
     let steps = trace.exits.iter().filter(|(exit, _)| step(exit)).count();
-    assert_eq!((denials(&trace), ended(&trace), steps), (1, true, 7));
+    assert_eq!((denials(&trace), ended(&trace), steps), (1, true, 6));
 }
 
 fn data_breakpoints(lab: &Lab) {
@@ -185,7 +185,7 @@ fn code_that_changes_itself(lab: &Lab) {
             a.lea(rdx, ptr(target))?;
             a.set_label(&mut again)?;
             // The immediate of the ADD, which is in the next sub-page.
-            a.inc(byte_ptr(rdx + 2))?;
+            a.inc(byte_ptr(rdx + 1))?;
             a.jmp(target)?;
             a.db(&[0xcc; 0x80])?;
             a.set_label(&mut target)?;

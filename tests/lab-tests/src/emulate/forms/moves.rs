@@ -70,8 +70,12 @@ pub(super) fn all() -> Vec<Form> {
         form("cmovnc r32, m32", "r4", |a| a.cmovae(edx, dword_ptr(rbx))),
         form("cmovnc r64, m64", "r8", |a| a.cmovae(rdx, qword_ptr(rbx))),
         form("xlat", "r1+136", |a| a.xlatb()),
-        form("sgdt", "w10", |a| a.sgdt(fword_ptr(rbx))).not_in_kvm(),
-        form("sidt", "w10", |a| a.sidt(fword_ptr(rbx))).not_in_kvm(),
+        form("sgdt", "w10", |a| a.sgdt(fword_ptr(rbx)))
+            .not_in_kvm()
+            .in_parts(),
+        form("sidt", "w10", |a| a.sidt(fword_ptr(rbx)))
+            .not_in_kvm()
+            .in_parts(),
         form("sldt m16", "w2", |a| a.sldt(word_ptr(rbx))).not_in_kvm(),
         form("str m16", "w2", |a| a.str(word_ptr(rbx))).not_in_kvm(),
         form("smsw m16", "w2", |a| a.smsw(word_ptr(rbx))).not_in_kvm(),
