@@ -9,7 +9,7 @@ use spp::Mask;
 const TABLES: u64 = 0x10_0000;
 
 /// All kinds of frames: a machine, and where the frame begins and ends.
-fn frames(error: bool) -> [(Machine, u64, u64); 6] {
+fn frames(error: bool) -> [(Machine, u64, u64); 7] {
     let extra = u64::from(error);
     let mut real = Machine::real();
     real.cpu.gprs[4] = 0x9003;
@@ -23,9 +23,12 @@ fn frames(error: bool) -> [(Machine, u64, u64); 6] {
     from_v86.model.ram.write_u32(TSS + 4, 0x9008);
     let mut narrow = inner(6);
     narrow.model.ram.write_u32(TSS + 4, 0x9082);
-    let mut long = Machine::ia32e(3, true);
-    long_gates(&mut long, gate(0x38, HANDLER, 0xee, 0), 0);
-    long.model.ram.write_u64(TSS + 4, 0x9010);
+    let [long, compatible] = [true, false].map(|long| {
+        let mut machine = Machine::ia32e(3, long);
+        long_gates(&mut machine, gate(0x38, HANDLER, 0xee, 0), 0);
+        machine.model.ram.write_u64(TSS + 4, 0x9010);
+        machine
+    });
     [
         (real, 0x9003 - 6, 0x9003),
         (same, 0x9004 - 12 - 4 * extra, 0x9004),
@@ -33,6 +36,7 @@ fn frames(error: bool) -> [(Machine, u64, u64); 6] {
         (from_v86, 0x9008 - 36 - 4 * extra, 0x9008),
         (narrow, 0x9082 - 10 - 2 * extra, 0x9082),
         (long, 0x9010 - 40 - 8 * extra, 0x9010),
+        (compatible, 0x9010 - 40 - 8 * extra, 0x9010),
     ]
 }
 
@@ -41,7 +45,7 @@ fn frames(error: bool) -> [(Machine, u64, u64); 6] {
 #[test]
 fn every_sub_page_of_a_frame_counts() {
     for event in [EXTERNAL, FAULT] {
-        for kind in 0..6 {
+        for kind in 0..7 {
             for at in (0x8f00..0x9200).step_by(128) {
                 let (mut machine, from, past) = frames(event.error_code.is_some())
                     .into_iter()

@@ -50,6 +50,37 @@ fn everything_on_the_way_is_checked() {
 }
 
 #[test]
+fn tables_end_behind_a_whole_gate() {
+    for (long, last) in [(false, 0x21 * 8 + 7), (true, 0x21 * 16 + 15)] {
+        let mut machine = Machine::protected(0);
+        gates(&mut machine, gate(0x08, HANDLER, 0x8e, 0));
+        if long {
+            machine = Machine::ia32e(0, true);
+            long_gates(&mut machine, gate(0x38, HANDLER, 0x8e, 0), 0);
+        }
+        machine.cpu.idtr.limit = last - 1;
+        assert_eq!(stops(&mut machine, &EXTERNAL), gp(0x21 << 3 | 3));
+        machine.cpu.idtr.limit = last;
+        assert_eq!(deliver(&mut machine.guest(), &EXTERNAL), Ok(()));
+    }
+}
+
+#[test]
+fn levels_are_compared() {
+    for cpl in [0, 1, 3] {
+        for dpl in 0..4 {
+            let mut machine = Machine::protected(cpl);
+            // Conforming code, so that the stack stays.
+            gates(&mut machine, gate(0x30, HANDLER, 0x8e | dpl << 5, 0));
+            match dpl < cpl {
+                true => assert_eq!(stops(&mut machine, &INT), gp(0x80 << 3 | 2)),
+                false => assert_eq!(deliver(&mut machine.guest(), &INT), Ok(())),
+            }
+        }
+    }
+}
+
+#[test]
 fn the_stack_in_use_has_room() {
     for (limit, want) in [(0x7ffe, true), (0x7fff, false)] {
         for event in ALL {

@@ -63,6 +63,27 @@ fn five_quadwords_are_pushed() {
     }
 }
 
+/// The handler's code has no stack segment, whatever that of the interrupted code is.
+#[test]
+fn stack_segments_of_32_bits_do_not_count() {
+    for change in [
+        |ss: &mut Segment| ss.base = 0x1000,
+        |ss: &mut Segment| ss.limit = 0xfff,
+        |ss: &mut Segment| ss.attributes &= !(1 << 14),
+    ] {
+        let mut machine = machine(0, false, 0, 0);
+        let mut ss = *machine.cpu.segment(Seg::Ss);
+        change(&mut ss);
+        machine.cpu.set_segment(Seg::Ss, ss);
+        machine.cpu.gprs[4] = 0x1_a000;
+        let slots = [RIP, 0x08, FLAGS, 0x1_a000, 0x10];
+        delivers(&mut machine, &EXTERNAL, (0x1_a000 - 40, 8, &slots), |cpu| {
+            handler(cpu);
+            cpu.gprs[4] = 0x1_a000 - 40;
+        });
+    }
+}
+
 #[test]
 fn registers_have_64_bits() {
     let mut machine = machine(0, true, 0, 0);
@@ -78,6 +99,18 @@ fn registers_have_64_bits() {
     delivers(&mut machine, &INT, (0xa000 - 40, 8, &slots), |cpu| {
         handler(cpu);
         cpu.gprs[4] = high - 40;
+    });
+}
+
+#[test]
+fn the_instruction_pointer_of_32_bit_code_wraps() {
+    let mut machine = machine(3, false, 0, 0);
+    machine.cpu.rip = 0xffff_ffff;
+    let slots = [1, 0x1b, FLAGS, 0xa000, 0x23];
+    delivers(&mut machine, &INT, (0xb000 - 40, 8, &slots), |cpu| {
+        handler(cpu);
+        cpu.set_segment(Seg::Ss, null_stack(0));
+        cpu.gprs[4] = 0xb000 - 40;
     });
 }
 

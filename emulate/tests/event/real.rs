@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::*;
+use crate::model::Meanwhile;
+use spp::Mask;
+
+/// A page that has nothing to do with it becomes what it is.
+const OLD: Meanwhile = Meanwhile::Map(0x3000, Mask::ALL);
 
 /// IP beyond any 16-bit number, so that halves get noticed.
 fn machine() -> Machine {
@@ -73,6 +78,31 @@ fn the_stack_pointer_wraps_between_pushes() {
             };
             assert_eq!(denial.gpa.gfn().get(), page >> 12);
         }
+    }
+}
+
+/// What changes before either write counts; the first one stays, as it does where a
+/// processor pushes word by word.
+#[test]
+fn maps_change_between_the_writes() {
+    let nothing = Meanwhile::Map(0x1_0000, Mask::from_raw(0));
+    for (meanwhile, written) in [
+        (std::vec![nothing], 0),
+        (std::vec![Meanwhile::Fail, OLD], 1),
+    ] {
+        let mut machine = machine();
+        machine.model.ram.write(0x1_f000, &[0]);
+        machine.cpu.gprs[4] = 2;
+        machine.model.meanwhile = meanwhile;
+        let cpu = machine.cpu;
+        let want = if written == 0 {
+            Stop::Retry
+        } else {
+            Stop::Host
+        };
+        assert_eq!(deliver(&mut machine.guest(), &EXTERNAL), Err(want));
+        assert_eq!(machine.cpu, cpu);
+        assert_eq!(machine.model.writes().len(), written);
     }
 }
 

@@ -100,6 +100,38 @@ fn it_can_be_left_to_level_0_only() {
     }
 }
 
+/// A map for redirection at offset 20, with all bits clear.
+fn machine_with_low_map() -> Machine {
+    let mut machine = machine(14);
+    machine.cpu.paging.cr4 |= 1;
+    machine.model.ram.write(TSS + 102, &[0x40, 0]);
+    machine
+}
+
+#[test]
+fn each_vector_has_a_bit() {
+    for vector in 0..=255 {
+        for kept in [false, true] {
+            let mut machine = super::virtual_8086::machine(14);
+            machine.cpu.paging.cr4 |= 1;
+            let at = TSS + 0x70 + u64::from(vector / 8);
+            let bit = 1 << (vector % 8);
+            machine
+                .model
+                .ram
+                .write(TSS + 0x70, &[if kept { 0xff } else { 0 }; 32]);
+            machine
+                .model
+                .ram
+                .write(at, &[if kept { !bit } else { bit }]);
+            let event = Event { vector, ..INT };
+            assert_eq!(deliver(&mut machine.guest(), &event), Ok(()));
+            let own = machine.cpu.rflags & rflags::VM != 0;
+            assert_eq!(own, kept, "{vector:x}");
+        }
+    }
+}
+
 /// Where INT n goes (SDM 3A table 20-2): to the gate, to the program's own handler, or
 /// nowhere.
 #[test]
@@ -186,8 +218,16 @@ fn the_redirection_map_is_inside_of_the_task_state() {
         machine.cpu.tr.limit = 0x80;
         assert_eq!(deliver(&mut machine.guest(), &INT), Ok(()));
     }
+    // The shortest TSS that has the offset of the map, and a map in it.
+    let mut machine = machine_with_low_map();
+    machine.cpu.tr.limit = 0x67;
+    assert_eq!(deliver(&mut machine.guest(), &INT), Ok(()));
+    assert_ne!(machine.cpu.rflags & rflags::VM, 0);
+    let mut machine = machine_with_low_map();
+    machine.cpu.tr.limit = 0x66;
+    assert_eq!(stops(&mut machine, &INT), gp(0));
     // A map so low that it would begin before the TSS.
-    let mut machine = machine(14);
+    let mut machine = super::virtual_8086::machine(14);
     machine.cpu.paging.cr4 |= 1;
     machine.model.ram.write(TSS + 102, &[0x0f, 0]);
     assert_eq!(stops(&mut machine, &INT), gp(0));

@@ -32,6 +32,8 @@ pub(crate) const ALL: &[&[Test]] = &[
     modes::TESTS,
     delivery::TESTS,
     frames::TESTS,
+    frames::faults::TESTS,
+    frames::virtual_8086::TESTS,
     memory::TESTS,
     sharing::TESTS,
 ];

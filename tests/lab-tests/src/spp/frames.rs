@@ -4,34 +4,36 @@
 //! notice that the processor could not write it. Each guest runs without maps, and then
 //! with them on each backend, and all that a VMM can see is compared.
 
+mod compare;
+pub(crate) mod faults;
+pub(crate) mod virtual_8086;
+
 use crate::harness::{tests, Backend, Lab};
-use crate::machine::{self, Assembled, Event, Machine, Stop};
+use crate::machine::{self, Assembled, Machine, Stop};
 use crate::raw;
+use compare::{compare, vectors, vm};
 use guest::asm::*;
 use guest::{Mode, CODE, DATA, GDT, PAGE_SIZE, STACK, TABLES};
 use ioctl_api::number::KVM_INTERRUPT;
 use ioctl_api::subpage::{KVM_SPP_EXIT_EVENT_DELIVERY, KVM_SPP_EXIT_PAGE_WALK};
 use ioctl_api::vcpu::Interrupt;
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 tests![
     same_level,
     from_user_code,
-    from_virtual_8086_mode,
     interrupt_stack_table,
     narrow_gates,
     trap_gates,
     first_use_of_descriptors,
     nested,
-    page_fault_on_the_stack,
-    double_fault,
-    triple_fault,
-    interrupt_survives_a_page_fault,
+    single_steps,
     half_denied,
 ];
 
 /// The page of the handlers' stack, all of which but the first sub-page may be written.
 const STACK_PAGE: u64 = STACK - PAGE_SIZE;
+/// The page of the stack of virtual-8086 mode.
+const LOW_STACK: u64 = 0x5000;
 /// All but the first sub-page.
 const MAP: u32 = !1;
 /// Gates of the handlers.
@@ -45,134 +47,12 @@ const VECTOR: u8 = 0x31;
 /// RFLAGS.IOPL of level 3, and bit 1.
 const TRUSTED: u64 = 3 << 12 | 2;
 
-/// What a VMM can see when the guest has stopped.
-#[derive(Debug, PartialEq)]
-struct Seen {
-    stop: Stop,
-    regs: kvm_regs,
-    sregs: kvm_sregs,
-    nmi_masked: u8,
-    memory: Vec<u8>,
-}
-
-fn see(machine: &Machine, stop: Stop) -> Seen {
-    let pages = [GDT, STACK_PAGE, DATA, DATA + PAGE_SIZE];
-    let read = |page: &u64| machine.read(*page, PAGE_SIZE as usize);
-    let events = machine.cpu.fd().get_vcpu_events().expect("events");
-    let mut sregs = machine.sregs();
-    // What is left in a null segment means nothing, but that the DPL of SS is the CPL.
-    let cpl = sregs.ss.dpl;
-    let segments = [
-        &mut sregs.ss,
-        &mut sregs.ds,
-        &mut sregs.es,
-        &mut sregs.fs,
-        &mut sregs.gs,
-    ];
-    for segment in segments {
-        if segment.unusable != 0 {
-            *segment = kvm_segment {
-                selector: segment.selector,
-                unusable: 1,
-                ..Default::default()
-            };
-        }
-    }
-    sregs.ss.dpl = cpl;
-    Seen {
-        stop,
-        regs: machine.regs(),
-        sregs,
-        nmi_masked: events.nmi.masked,
-        memory: pages.iter().flat_map(read).collect(),
-    }
-}
-
 fn queue(machine: &Machine, vector: u8) {
     let mut interrupt = Interrupt { irq: vector.into() };
     assert_eq!(
         raw::with(machine.cpu.fd(), KVM_INTERRUPT, &mut interrupt),
         Ok(0)
     );
-}
-
-/// Runs to the end, lets handlers of faults return behind the instruction, and sends an NMI
-/// when the guest writes to port 40.
-fn run_to_the_end(machine: &mut Machine) -> Vec<Seen> {
-    let mut all = Vec::new();
-    loop {
-        let stop = machine.run();
-        all.push(see(machine, stop.clone()));
-        match stop {
-            // HLT is not for user code.
-            Stop::Event(event) if event.vector == 13 && machine.read(event.rip, 1) == [0xf4] => {
-                return all
-            }
-            Stop::Event(event) if matches!(event.vector, 0 | 6 | 8 | 10..=14) => {
-                machine.step_over(&event);
-            }
-            Stop::Event(_) => {}
-            Stop::Out(0x40, _) => machine.cpu.fd().nmi().expect("KVM_NMI"),
-            Stop::Hlt | Stop::Shutdown => return all,
-            other => panic!("{other:x?}"),
-        }
-    }
-}
-
-/// The vectors that were delivered.
-fn vectors(all: &[Seen]) -> Vec<u8> {
-    let events = all.iter().filter_map(|seen| match &seen.stop {
-        Stop::Event(event) => Some(event.vector),
-        _ => None,
-    });
-    events.collect()
-}
-
-/// What the pages that frames go to are given.
-type Maps = [(u64, u32)];
-
-/// A VM whose maps this backend checks.
-fn vm(lab: &Lab, backend: Backend) -> vmm::Vm {
-    let vm = machine::vm(lab);
-    vm.enable_spp_with(backend.cap()).expect("KVM_CAP_SPP");
-    vm
-}
-
-/// Runs a guest that `prepare` has prepared without maps and with them, and returns what
-/// was seen, which is the same.
-fn compare(
-    lab: &Lab,
-    mode: Mode,
-    maps: &Maps,
-    author: impl Fn(&mut CodeAssembler) -> Assembled,
-    prepare: impl Fn(&Machine),
-) -> Vec<Seen> {
-    lab.needs_backend(Backend::Software);
-    let run = |backend, maps: &Maps| {
-        let mut machine = Machine::load(vm(lab, backend), machine::program(mode, &author));
-        prepare(&machine);
-        for (page, map) in maps {
-            machine.vm.set_maps(*page, &[*map]).expect("maps");
-        }
-        run_to_the_end(&mut machine)
-    };
-    let expected = run(Backend::Software, &[]);
-    for backend in [Backend::Software, Backend::Hardware] {
-        if lab.spp_mask() & backend.cap() == 0 {
-            continue;
-        }
-        let seen = run(backend, maps);
-        for (n, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
-            let at = format!("{mode:?}, {backend:?}, stop {n}");
-            assert_eq!(seen.stop, expected.stop, "{at}");
-            assert_eq!(seen.regs, expected.regs, "{at}: {:x?}", seen.stop);
-            assert_eq!(seen.sregs, expected.sregs, "{at}: {:x?}", seen.stop);
-            assert_eq!(seen.nmi_masked, expected.nmi_masked, "{at}");
-            assert!(seen.memory == expected.memory, "{at}: memory");
-        }
-        assert_eq!(seen.len(), expected.len(), "{mode:?}");
-    }
-    expected
 }
 
 /// Exceptions with and without an error code, software interrupts, an interrupt and an NMI.
@@ -328,53 +208,6 @@ fn from_user_code(lab: &Lab) {
     }
 }
 
-fn from_virtual_8086_mode(lab: &Lab) {
-    let seen = compare(
-        lab,
-        Mode::Protected,
-        &[(STACK_PAGE, MAP)],
-        |a| everything(a, Mode::Protected, true),
-        |machine| {
-            load_tss(machine);
-            open_gates(machine);
-            machine.change_regs(|r| (r.rsp, r.rflags) = (0x5f00, TRUSTED | 1 << 17));
-            let mut sregs = machine.sregs();
-            let segments = [
-                &mut sregs.cs,
-                &mut sregs.ss,
-                &mut sregs.ds,
-                &mut sregs.es,
-                &mut sregs.fs,
-                &mut sregs.gs,
-            ];
-            for (n, segment) in segments.into_iter().enumerate() {
-                let selector = [0, 0, 0x111, 0x222, 0x333, 0x444][n];
-                segment.selector = selector;
-                segment.base = u64::from(selector) << 4;
-                segment.limit = 0xffff;
-                (segment.type_, segment.s, segment.dpl, segment.present) = (3, 1, 3, 1);
-                (segment.db, segment.l, segment.g, segment.avl) = (0, 0, 0, 0);
-            }
-            machine.set_sregs(&sregs);
-            queue(machine, VECTOR);
-        },
-    );
-    let mut expected = all_vectors(Mode::Protected, true);
-    expected.push(13);
-    assert_eq!(vectors(&seen), expected);
-    for seen in &seen {
-        let virtual_8086 = seen.regs.rflags & 1 << 17 != 0;
-        assert_eq!(virtual_8086, seen.stop == Stop::Out(0x40, vec![0]));
-        let selectors = [seen.sregs.ds, seen.sregs.es, seen.sregs.fs, seen.sregs.gs];
-        let selectors = selectors.map(|segment| segment.selector);
-        let expected = match virtual_8086 {
-            true => [0x111, 0x222, 0x333, 0x444],
-            false => [0; 4],
-        };
-        assert_eq!(selectors, expected);
-    }
-}
-
 fn interrupt_stack_table(lab: &Lab) {
     for user in [false, true] {
         let seen = compare(
@@ -518,129 +351,24 @@ fn nested(lab: &Lab) {
     assert_eq!(seen.last().map(|s| s.regs.rsp), Some(STACK - 40));
 }
 
-/// Maps the first 2 MiB in pages of 4 KiB, without the page at [`DATA`]. The stack goes
-/// from the page behind it, which has a map, into it.
-fn stack_into_the_void(machine: &Machine) {
-    let table = 0x3_0000;
-    for n in 0..512 {
-        let entry = if n == DATA >> 12 { 0 } else { n << 12 | 7 };
-        machine.set_qword(table + 8 * n, entry);
+/// INT n clears TF before the step is over; IRET sets it again.
+fn single_steps(lab: &Lab) {
+    for mode in [Mode::Real, Mode::Protected, Mode::Long] {
+        let seen = compare(
+            lab,
+            mode,
+            &[(STACK_PAGE, MAP)],
+            |a| {
+                a.nop()?;
+                a.int(0x21)?;
+                a.nop()?;
+                a.nop()?;
+                a.hlt()
+            },
+            |machine| machine.change_regs(|r| r.rflags = 1 << 8 | 2),
+        );
+        assert_eq!(vectors(&seen), [1, 0x21, 1, 1], "{mode:?}");
     }
-    machine.set_qword(TABLES + 2 * PAGE_SIZE, table | 7);
-    load_tss(machine);
-    machine.change_regs(|r| r.rsp = DATA + PAGE_SIZE + 0x10);
-}
-
-/// The page behind [`DATA`] has a map.
-const BEHIND: [(u64, u32); 1] = [(DATA + PAGE_SIZE, !(1 << 31))];
-
-/// Gives the handler of a vector a stack of its own.
-fn use_ist(machine: &Machine, vector: u8) {
-    machine.write(gate(machine, vector) + 4, &[1]);
-}
-
-/// Runs a 64-bit guest with the stack of [`stack_into_the_void`] without maps and with
-/// them. What is left of a frame that was begun is not compared.
-fn into_the_void(
-    lab: &Lab,
-    author: impl Fn(&mut CodeAssembler) -> Assembled,
-    prepare: impl Fn(&Machine),
-) -> Stop {
-    lab.needs_backend(Backend::Software);
-    let run = |maps: &Maps| {
-        let program = machine::program(Mode::Long, &author);
-        let mut machine = Machine::load(vm(lab, Backend::Software), program);
-        stack_into_the_void(&machine);
-        prepare(&machine);
-        for (page, map) in maps {
-            machine.vm.set_maps(*page, &[*map]).expect("maps");
-        }
-        let stop = machine.run();
-        (stop, machine.regs(), machine.sregs())
-    };
-    let (expected, seen) = (run(&[]), run(&BEHIND));
-    assert_eq!(seen.0, expected.0);
-    if expected.0 != Stop::Shutdown {
-        assert_eq!((seen.1, seen.2.cr2), (expected.1, expected.2.cr2));
-    }
-    seen.0
-}
-
-/// Where the first push that faults goes.
-const FAULT_AT: u64 = DATA + PAGE_SIZE - 8;
-
-fn event(stop: &Stop) -> Event {
-    match stop {
-        Stop::Event(event) => *event,
-        other => panic!("{other:x?}"),
-    }
-}
-
-/// #UD is benign: the page fault on its delivery is all there is.
-fn page_fault_on_the_stack(lab: &Lab) {
-    let stop = into_the_void(lab, |a| a.ud2(), |machine| use_ist(machine, 14));
-    let event = event(&stop);
-    assert_eq!((event.vector, event.error, event.rip), (14, 2, CODE));
-    let author = |a: &mut CodeAssembler| a.int(0x21);
-    let stop = into_the_void(lab, author, |machine| use_ist(machine, 14));
-    let event = self::event(&stop);
-    assert_eq!((event.vector, event.error, event.rip), (14, 2, CODE));
-}
-
-fn double_fault(lab: &Lab) {
-    // #PF, which cannot be delivered; #UD, for which neither #UD nor #PF can.
-    for unmapped in [true, false] {
-        let author = |a: &mut CodeAssembler| {
-            if unmapped {
-                a.mov(rax, qword_ptr(0x7f00_0000_u64))?;
-            }
-            a.ud2()
-        };
-        let stop = into_the_void(lab, author, |machine| {
-            use_ist(machine, 8);
-            if unmapped {
-                // Behind the first GiB nothing is mapped.
-                machine.set_qword(TABLES + PAGE_SIZE + 8, 0);
-            }
-        });
-        let event = event(&stop);
-        assert_eq!((event.vector, event.error, event.rip), (8, 0, CODE));
-    }
-}
-
-fn triple_fault(lab: &Lab) {
-    let stop = into_the_void(lab, |a| a.ud2(), |_| {});
-    assert_eq!(stop, Stop::Shutdown);
-}
-
-/// An interrupt whose frame has no page comes when there is one.
-fn interrupt_survives_a_page_fault(lab: &Lab) {
-    lab.needs_backend(Backend::Software);
-    let program = machine::program(Mode::Long, |a| {
-        a.nop()?;
-        a.hlt()
-    });
-    let mut machine = Machine::load(vm(lab, Backend::Software), program);
-    stack_into_the_void(&machine);
-    use_ist(&machine, 14);
-    machine
-        .vm
-        .set_maps(BEHIND[0].0, &[BEHIND[0].1])
-        .expect("maps");
-    machine.change_regs(|r| r.rflags = 1 << 9 | 2);
-    queue(&machine, VECTOR);
-    let event = machine.expect_event(14);
-    assert_eq!((event.error, event.rip), (2, CODE));
-    assert_eq!(machine.sregs().cr2, FAULT_AT);
-    machine.set_qword(0x3_0000 + 8 * (DATA >> 12), DATA | 7);
-    let event = machine.expect_event(VECTOR);
-    assert_eq!(
-        (event.rip, event.frame),
-        (CODE, DATA + PAGE_SIZE + 0x10 - 40)
-    );
-    machine.expect_hlt();
-    let events = machine.cpu.fd().get_vcpu_events().expect("events");
-    assert_eq!(events.interrupt.injected, 0, "once");
 }
 
 /// A frame that ends in the denied sub-page: nothing is written, and the exit says what
