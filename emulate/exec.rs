@@ -46,7 +46,11 @@ pub enum Done {
 /// The [`Stop`] that it ends in. RFLAGS.RF is set where that is an exception or a denial,
 /// as the processor sets it in what it saves then.
 pub fn execute(guest: &mut Guest<'_>, insn: &Insn) -> Result<Done, Stop> {
+    let posted = guest.devices.posted();
     let done = dispatch(guest, insn);
+    if done.is_err() {
+        guest.devices.take_back(posted);
+    }
     if let Err(Stop::Exception(_) | Stop::Denied(_)) = done {
         guest.cpu.rflags |= rflags::RF;
     }

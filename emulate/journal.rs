@@ -279,6 +279,17 @@ impl Journal {
         }
     }
 
+    /// How many writes there are so far, for [`Journal::take_back`].
+    pub const fn posted(&self) -> u8 {
+        self.posted
+    }
+
+    /// Forgets the writes that came after the first `posted`: what wanted them told is not
+    /// finished, and will want it again.
+    pub fn take_back(&mut self, posted: u8) {
+        self.posted = self.posted.min(posted);
+    }
+
     /// Whether writes wait to be told.
     pub const fn has_posted(&self) -> bool {
         self.sent < self.posted || self.port_write.is_some()

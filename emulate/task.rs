@@ -100,9 +100,11 @@ pub fn switch(guest: &mut Guest<'_>, switch: &Switch) -> Result<Switched, Stop> 
         return Err(Stop::Refused(Op::Unknown));
     }
     let old = *guest.cpu;
+    let posted = guest.devices.posted();
     let result = change(guest, switch, &old);
     if result.is_err() {
         *guest.cpu = old;
+        guest.devices.take_back(posted);
     }
     result
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::cpu::Segment;
 use crate::insn::{CodeSize, Operand};
 use crate::machine::{at, descriptor, gate, Machine, CODE, FLAT, GDT, LONG, TSS};
-use crate::model::Event;
+use crate::model::{Event, Meanwhile};
 use ept::Gpa;
 
 pub(super) const OK: Result<Done, Stop> = Ok(Done::Retired);
@@ -474,4 +474,22 @@ fn tasks_and_shadow_stacks_are_refused() {
     }
     machine.cpu.paging.cr4 |= 1 << 23;
     assert_eq!(machine.run(&far(Op::JmpFar, 4, 8, 0)), refused);
+}
+
+/// The accessed flag of a descriptor in read-only memory is a device's matter, and that
+/// hears of it when the call is made, not when it is tried.
+#[test]
+fn devices_hear_of_finished_calls() {
+    let mut machine = Machine::protected(0);
+    machine.set(8, descriptor(0, 0xfffff, CODE & !1, FLAT));
+    machine.model.rom.insert(GDT >> 12);
+    let call = far(Op::CallFar, 4, 8, 5);
+    let denied = Meanwhile::Map(ESP - 8, spp::Mask::NONE);
+    machine.model.meanwhile = std::vec![denied];
+    assert_eq!(machine.run(&call), Err(Stop::Retry));
+    machine.model.maps.clear();
+    assert_eq!(machine.run(&call), OK);
+    let told = machine.journal.next_write().unwrap();
+    assert_eq!((told.gpa, told.len, told.data[0]), (GDT + 13, 1, CODE));
+    assert_eq!(machine.journal.next_write(), None);
 }

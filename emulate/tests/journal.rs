@@ -185,6 +185,16 @@ fn writes_are_told_in_their_order() {
     assert_eq!(told(&mut journal), (1..WORDS as u64).collect::<Vec<_>>());
     assert!(!journal.has_posted() && journal.room(WORDS));
     assert_eq!(journal.next_write(), None);
+    // Some are taken back, and not those before them.
+    journal.post(Gpa::new(7), &[1]);
+    let posted = journal.posted();
+    journal.take_back(posted);
+    journal.post(Gpa::new(8), &[1]);
+    journal.post(Gpa::new(9), &[1]);
+    journal.take_back(posted);
+    assert_eq!(told(&mut journal), [7]);
+    journal.take_back(posted);
+    assert!(!journal.has_posted());
     // None is lost when another instruction begins or this one retires.
     journal.post(Gpa::new(5), &[1]);
     journal.retire();

@@ -592,3 +592,22 @@ fn the_new_task_has_its_own_address_space() {
     let refused = Err(Stop::Refused(Op::Unknown));
     assert_eq!(run(&mut machine, FAULT), refused);
 }
+
+/// With descriptors in read-only memory, devices hear of flags when all is written.
+#[test]
+fn devices_hear_of_finished_switches() {
+    let mut machine = machine(Reason::Jmp, true, 2, LEVEL_0);
+    machine.set(8, descriptor(0, 0xfffff, CODE & !1, FLAT));
+    machine.model.rom.insert(GDT >> 12);
+    let switch = Switch {
+        selector: SELECTOR,
+        reason: Reason::Jmp,
+        next_rip: 0x1003,
+    };
+    machine.model.meanwhile = std::vec![Meanwhile::Fail];
+    let got = super::switch(&mut machine.guest(), &switch);
+    assert_eq!(got, Err(Stop::Host));
+    assert!(!machine.journal.has_posted());
+    assert!(super::switch(&mut machine.guest(), &switch).is_ok());
+    assert!(machine.journal.has_posted());
+}

@@ -320,6 +320,7 @@ fn settled(world: &World<'_>, before: &Cpu, stop: Option<Stop>) {
         return;
     };
     assert_eq!(world.cpu, *before, "{stop:?}");
+    assert!(!world.journal.has_posted(), "{stop:?}");
     // Several writes follow each other, and what is written does no harm.
     let partly = matches!(stop, Stop::Retry | Stop::Host);
     let flags = memory.stores.iter().all(|store| store.flags);
