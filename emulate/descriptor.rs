@@ -265,6 +265,56 @@ impl Flag {
     }
 }
 
+/// Sets the accessed flag of the descriptor at or around the linear address `gva`, as the
+/// processor was about to do. It asks when all checks of the load are done, so that to
+/// set the flag ahead of it and to let it load again is the same (SDM 3A 3.4.5.1).
+///
+/// False: there is no descriptor of code or data there, or it has the flag.
+///
+/// # Errors
+///
+/// The [`Stop`] that the write ends in.
+pub fn mark_accessed(guest: &mut Guest<'_>, gva: Gva) -> Result<bool, Stop> {
+    let Some(selector) = selector_at(guest, gva) else {
+        return Ok(false);
+    };
+    let descriptor = Descriptor::read(guest, selector, Exception::gp(0))?;
+    match descriptor.prepare_accessed(guest)? {
+        Some(flag) if !flag.device() => flag.set(guest).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// Prepares to mark the TSS busy that LTR is about to load; `None` if it is none, which the
+/// processor finds out as well.
+///
+/// # Errors
+///
+/// The [`Stop`] that the write ends in.
+pub(crate) fn prepare_busy(guest: &mut Guest<'_>, selector: u16) -> Result<Option<Span>, Stop> {
+    let descriptor = Descriptor::read(guest, selector, Exception::gp(error_code(selector, false)))?;
+    let available = matches!(descriptor.kind(), system::TSS16 | system::TSS32);
+    if !descriptor.is_system() || !available || selector & 4 != 0 {
+        return Ok(None);
+    }
+    let flag = descriptor.prepare_kind(guest, descriptor.kind() | 2)?;
+    Ok(Some(flag.span))
+}
+
+/// The selector, with RPL 0, of the descriptor that has a byte at the linear address.
+fn selector_at(guest: &Guest<'_>, gva: Gva) -> Option<u16> {
+    let cpu = &guest.cpu;
+    let ldt = (!cpu.ldtr.unusable).then_some((cpu.ldtr.base, cpu.ldtr.limit, 4));
+    let gdt = (cpu.gdtr.base, u32::from(cpu.gdtr.limit), 0);
+    let tables = core::iter::once(gdt).chain(ldt);
+    let offset = |base: u64| gva.get().wrapping_sub(base);
+    let mut inside =
+        tables.filter(|(base, limit, _)| offset(*base) <= u64::from(*limit).min(0xffff));
+    inside
+        .next()
+        .map(|(base, _, table)| offset(base) as u16 & 0xfff8 | table)
+}
+
 /// Prepares the accessed flags of descriptors that are loaded together.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ extern crate std;
 
 pub mod cpu;
 pub mod decode;
-mod descriptor;
+pub mod descriptor;
 pub mod event;
 pub mod exec;
 pub mod fetch;

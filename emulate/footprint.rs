@@ -10,9 +10,10 @@
 use ept::{Gfn, Gpa};
 use spp::Mask;
 
+use crate::descriptor;
 use crate::exec::operand;
-use crate::guard::{Guest, Intent, Page};
-use crate::insn::{Insn, MemAccess};
+use crate::guard::{Guest, Intent, Page, Span};
+use crate::insn::{Insn, MemAccess, Operand};
 use crate::op::{Op, Policy};
 use crate::paging::Access;
 use crate::stop::Stop;
@@ -37,22 +38,8 @@ pub struct Footprint {
 /// the processor.
 pub fn footprint(guest: &mut Guest<'_>, insn: &Insn, xsave_size: u16) -> Result<Footprint, Stop> {
     let refused = Err(Stop::Refused(insn.op));
-    let size = match (insn.op, insn.mem_size) {
-        (Op::Xsave, 0) => xsave_size,
-        (Op::Maskmovq, _) => 8,
-        (_, size) => size,
-    };
-    let writes = matches!(insn.op.access(), MemAccess::Write | MemAccess::ReadWrite);
-    if insn.op.policy() != Policy::SingleStep || !insn.has_mem() || !writes || size == 0 {
+    let Some(span) = written(guest, insn, xsave_size)? else {
         return refused;
-    }
-    let gva = operand::linear(guest.cpu, insn, size, 1, true)?;
-    let span = match guest.prepare_write(gva, size, Intent::Write) {
-        // Of these the size is an upper bound: the bytes denied may be none of theirs.
-        Err(Stop::Denied(_)) if matches!(insn.op, Op::Xsave | Op::Fxsave | Op::Maskmovq) => {
-            return refused
-        }
-        span => span?,
     };
     let mut data = [None, None];
     let mut touched = Mask::NONE;
@@ -78,6 +65,29 @@ pub fn footprint(guest: &mut Guest<'_>, insn: &Insn, xsave_size: u16) -> Result<
     })
 }
 
+/// All that the instruction writes; `None` if that is not known.
+fn written(guest: &mut Guest<'_>, insn: &Insn, xsave_size: u16) -> Result<Option<Span>, Stop> {
+    // LTR of a register. Who sets memory could choose another descriptor meanwhile.
+    if let (Op::SystemLoad, Operand::Gpr(number)) = (insn.op, insn.dst) {
+        let selector = guest.cpu.gpr(number) as u16;
+        return descriptor::prepare_busy(guest, selector);
+    }
+    let size = match (insn.op, insn.mem_size) {
+        (Op::Xsave, 0) => xsave_size,
+        (_, size) => size,
+    };
+    let writes = matches!(insn.op.access(), MemAccess::Write | MemAccess::ReadWrite);
+    if insn.op.policy() != Policy::SingleStep || !insn.has_mem() || !writes || size == 0 {
+        return Ok(None);
+    }
+    let gva = operand::linear(guest.cpu, insn, size, 1, true)?;
+    match guest.prepare_write(gva, size, Intent::Write) {
+        // Of these the size is an upper bound: the bytes denied may be none of theirs.
+        Err(Stop::Denied(_)) if matches!(insn.op, Op::Xsave | Op::Fxsave) => Ok(None),
+        span => span.map(Some),
+    }
+}
+
 /// The pages that the bytes of the instruction lie in.
 fn code_pages(guest: &mut Guest<'_>, insn: &Insn) -> Result<[Option<Gfn>; 2], Stop> {
     let at = guest.cpu.code_location();
@@ -92,3 +102,7 @@ fn code_pages(guest: &mut Guest<'_>, insn: &Insn) -> Result<[Option<Gfn>; 2], St
     let last = gfn(u64::from(insn.len).saturating_sub(1))?;
     Ok([Some(first), (last != first).then_some(last)])
 }
+
+#[cfg(test)]
+#[path = "tests/footprint.rs"]
+mod tests;

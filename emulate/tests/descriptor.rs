@@ -105,3 +105,86 @@ fn flags_are_set_only_in_what_was_read() {
     let mut guest = machine.guest();
     assert!(d.prepare_accessed(&mut guest).unwrap().is_none());
 }
+
+#[test]
+fn marks_the_descriptor_around_an_address() {
+    let fresh = descriptor(0x1_0000, 0xfffff, DATA & !1, FLAT);
+    // Whatever byte of it the processor was about to write.
+    for byte in 0..8 {
+        let mut machine = Machine::protected(0);
+        machine.set(0x10, fresh);
+        let at = Gva::new(GDT + 0x10 + byte);
+        assert_eq!(mark_accessed(&mut machine.guest(), at), Ok(true));
+        assert_eq!(machine.model.writes(), [Event::Exchange(GDT + 0x15, 1)]);
+        assert_eq!(machine.u64(GDT + 0x10), fresh | 1 << 40);
+        // Once is enough.
+        assert_eq!(mark_accessed(&mut machine.guest(), at), Ok(false));
+        assert_eq!(machine.model.writes(), []);
+    }
+}
+
+#[test]
+fn marks_in_the_ldt_too() {
+    let mut machine = Machine::protected(0);
+    let fresh = descriptor(0, 0xfffff, CODE & !1, FLAT);
+    machine.model.ram.write_u64(0x5808, fresh);
+    let at = Gva::new(0x580d);
+    assert_eq!(mark_accessed(&mut machine.guest(), at), Ok(true));
+    assert_eq!(machine.u64(0x5808), fresh | 1 << 40);
+    machine.model.ram.write_u64(0x5808, fresh);
+    machine.cpu.ldtr.unusable = true;
+    assert_eq!(mark_accessed(&mut machine.guest(), at), Ok(false));
+    assert_eq!(machine.u64(0x5808), fresh);
+}
+
+#[test]
+fn marks_nothing_else() {
+    // A system descriptor, an address outside of the tables, a table that ends in it.
+    let mut machine = Machine::protected(0);
+    for at in [GDT + 0x4d, GDT - 1, GDT + 0x100, 0] {
+        assert_eq!(
+            mark_accessed(&mut machine.guest(), Gva::new(at)),
+            Ok(false),
+            "{at:x}"
+        );
+        assert_eq!(machine.model.writes(), []);
+    }
+    machine.set(0x10, descriptor(0, 0xfffff, DATA & !1, FLAT));
+    machine.cpu.gdtr.limit = 0x16;
+    let at = Gva::new(GDT + 0x15);
+    let cut = mark_accessed(&mut machine.guest(), at);
+    assert_eq!(cut, Err(Exception::gp(0).into()));
+    machine.cpu.gdtr.limit = 0xff;
+    machine.model.rom.insert(GDT >> 12);
+    assert_eq!(mark_accessed(&mut machine.guest(), at), Ok(false));
+    assert_eq!(machine.model.writes(), []);
+}
+
+#[test]
+fn a_denied_mark_names_its_byte() {
+    let mut machine = Machine::protected(0);
+    machine.set(0x10, descriptor(0, 0xfffff, DATA & !1, FLAT));
+    machine.model.protect(GDT, !1);
+    let stop = mark_accessed(&mut machine.guest(), Gva::new(GDT + 0x10));
+    let Err(Stop::Denied(denial)) = stop else {
+        panic!("{stop:?}");
+    };
+    assert_eq!((denial.gpa.get(), denial.size), (GDT + 0x15, 1));
+    assert!(denial.read);
+    assert_eq!(machine.model.writes(), []);
+}
+
+#[test]
+fn only_available_tasks_become_busy() {
+    let mut machine = Machine::protected(0);
+    machine.set(0x48, descriptor(0x6000, 0x67, 0x89, 0));
+    let span = prepare_busy(&mut machine.guest(), 0x4b).unwrap().unwrap();
+    assert_eq!((span.gva(), span.len()), (Gva::new(GDT + 0x4d), 1));
+    assert_eq!(machine.model.writes(), []);
+    for access in [0x8b, 0x82, 0x93, 0x99, 0x81 | 2] {
+        machine.set(0x48, descriptor(0x6000, 0x67, access, 0));
+        assert_eq!(prepare_busy(&mut machine.guest(), 0x48), Ok(None));
+    }
+    let outside = prepare_busy(&mut machine.guest(), 0x1000);
+    assert_eq!(outside, Err(Exception::gp(0x1000).into()));
+}

@@ -42,6 +42,7 @@ use emulate::{
         self,
         DecodeError, //
     },
+    descriptor,
     exec::{
         self,
         Done, //
@@ -84,6 +85,7 @@ use ioctl_api::{
 use kernel::prelude::*;
 use vmcore::{
     event,
+    exit::Exit,
     step, //
 };
 
@@ -174,6 +176,11 @@ impl Emulator {
     /// The registers and the bytes of the instruction that was decoded last.
     pub(crate) fn instruction(&self) -> (&Cpu, &Fetched) {
         (&self.cpu, &self.decoded.fetched)
+    }
+
+    /// Bytes of the instruction that was decoded last, if it could be.
+    pub(crate) fn length(&self) -> Option<u8> {
+        self.decoded.insn.map(|insn| insn.len)
     }
 
     /// The exit for the instruction that was fetched last.
@@ -269,10 +276,34 @@ fn execute<'a>(
             Ok(stopped(state, &stop, cause))
         }
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
-        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep => {
+        Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep || op == Op::SystemLoad => {
             stepping::instruction(vm, state, &insn, cause)
         }
+        Err(Stop::Refused(Op::LoadSreg | Op::Iret)) => mark_descriptor(vm, state, cause),
         Err(stop) => Ok(stopped(state, &stop, cause)),
+    }
+}
+
+/// Marks the descriptor accessed that the processor was about to mark when it left the
+/// guest, which then loads it again.
+fn mark_descriptor(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<UserExit>> {
+    let at = match Exit::decode(&state.guest.exit) {
+        Exit::EptViolation(violation) if violation.write => violation.gla,
+        _ => None,
+    };
+    let Some(at) = at else {
+        return Ok(Some(state.emulator.failure()));
+    };
+    let mut memory = GuestMemory::new(vm);
+    let (fpu, emulator) = state.emulation();
+    let Emulator { cpu, journal, .. } = emulator;
+    let mut guest = guard::Guest::new(cpu, fpu, &mut memory, journal);
+    let marked = descriptor::mark_accessed(&mut guest, at);
+    match (memory.failure(), marked) {
+        (Some(error), _) => Err(error),
+        (None, Ok(true)) => Ok(None),
+        (None, Ok(false)) => Ok(Some(state.emulator.failure())),
+        (None, Err(stop)) => Ok(stopped(state, &stop, cause)),
     }
 }
 

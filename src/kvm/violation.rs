@@ -28,7 +28,8 @@ use ioctl_api::subpage::{
     KVM_SPP_CAUSE_EMULATED,
     KVM_SPP_CAUSE_HARDWARE,
     KVM_SPP_EXIT_EVENT_DELIVERY,
-    KVM_SPP_EXIT_GVA_VALID, //
+    KVM_SPP_EXIT_GVA_VALID,
+    KVM_SPP_EXIT_INSN_LEN_VALID, //
 };
 use kernel::prelude::*;
 use spp::Mask;
@@ -62,7 +63,8 @@ pub(crate) fn resolve(
         Outcome::Denied { mask } if violation.event_delivery => {
             match delivery::deliver(vm, state, cause)? {
                 Some(UserExit::Undeliverable) => {
-                    denied(vm, state, violation, mask, map, cause).map(Some)
+                    let exit = denied(vm, state, violation, mask, map, cause)?;
+                    Ok(Some(UserExit::Spp(exit)))
                 }
                 exit => Ok(exit),
             }
@@ -72,7 +74,12 @@ pub(crate) fn resolve(
         // know is told as the processor tells it.
         Outcome::Denied { mask } => match emulator::emulate(vm, area, state, cause)? {
             Some(UserExit::Emulation(_)) => {
-                denied(vm, state, violation, mask, map, cause).map(Some)
+                let mut exit = denied(vm, state, violation, mask, map, cause)?;
+                if let Some(len) = state.emulator.length() {
+                    exit.insn_len = len;
+                    exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
+                }
+                Ok(Some(UserExit::Spp(exit)))
             }
             exit => Ok(exit),
         },
@@ -138,7 +145,7 @@ fn walk(vm: &Vm, state: &mut State, violation: &Violation) -> Result<Option<User
     }
 }
 
-/// KVM_EXIT_SPP: the write did not happen and RIP is still at the instruction.
+/// What KVM_EXIT_SPP tells: the write did not happen and RIP is still at the instruction.
 fn denied(
     vm: &Vm,
     state: &mut State,
@@ -146,7 +153,7 @@ fn denied(
     mask: Mask,
     map: Mask,
     cause: u8,
-) -> Result<UserExit> {
+) -> Result<SppExit> {
     let mut exit = SppExit {
         gpa: violation.gpa.get(),
         rip: state.guest.rip,
@@ -163,7 +170,7 @@ fn denied(
     if violation.event_delivery {
         exit.flags |= KVM_SPP_EXIT_EVENT_DELIVERY;
     }
-    Ok(UserExit::Spp(exit))
+    Ok(exit)
 }
 
 /// The exit for an instruction that somebody must emulate.

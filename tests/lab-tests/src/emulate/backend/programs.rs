@@ -9,7 +9,7 @@ use crate::emulate::trace::Exit;
 use crate::harness::{tests, Lab};
 use crate::machine::{self, Assembled, Machine, Stop};
 use guest::asm::*;
-use guest::{Mode, CODE, DATA, PAGE_SIZE};
+use guest::{Mode, CODE, DATA, GDT, PAGE_SIZE};
 use ioctl_api::subpage::{FULL, KVM_SPP_EXIT_EVENT_DELIVERY};
 use kvm_bindings::kvm_debugregs;
 
@@ -22,6 +22,7 @@ tests![
     code_that_changes_itself,
     locked_loops,
     flags_of_page_tables,
+    flags_of_descriptors,
 ];
 
 /// Stores of each kind in all modes: allowed, denied, repeated over a border.
@@ -229,8 +230,7 @@ fn locked_loops(lab: &Lab) {
     assert_eq!((denials(&trace), ended(&trace)), (0, true));
 }
 
-/// Page tables in pages with maps that allow their flags to be set. Descriptors are not among
-/// them: the software backend does not emulate loads of segment registers.
+/// Page tables and descriptors in pages with maps that allow their flags to be set.
 fn flags_of_page_tables(lab: &Lab) {
     needs_both(lab);
     let trace = assert_same(lab, "flags", |lab| {
@@ -238,15 +238,72 @@ fn flags_of_page_tables(lab: &Lab) {
             a.mov(rax, qword_ptr(rbx))?;
             a.mov(qword_ptr(rbx + PAGE_SIZE), rax)?;
             a.lock().inc(qword_ptr(rbx + 2 * PAGE_SIZE))?;
+            // Sets the accessed flag of a descriptor, and the busy flag of another.
+            a.mov(eax, 0x10)?;
+            a.mov(es, eax)?;
+            a.mov(eax, 0x18)?;
+            a.ltr(ax)?;
             a.hlt()
         });
         let rig = mapped(lab, program, [FULL, 1, 1, FULL]);
-        rig.machine.vm.set_maps(PAGES, &[1]).expect("maps");
-        rig.machine.change_regs(|r| r.rbx = WINDOW);
+        let machine = &rig.machine;
+        machine.set_qword(GDT + 0x10, 0x00cf_9200_0000_ffff);
+        machine.set_qword(GDT + 0x18, 0x0000_8902_0000_0067);
+        let mut sregs = machine.sregs();
+        sregs.gdt.limit = 0x27;
+        machine.set_sregs(&sregs);
+        for page in [GDT, PAGES] {
+            machine.vm.set_maps(page, &[1]).expect("maps");
+        }
+        machine.change_regs(|r| r.rbx = WINDOW);
         rig
     });
     assert_eq!((denials(&trace), ended(&trace)), (0, true));
     // Accessed, and dirty where it is written.
     let flags = [0, 8, 16].map(|at| trace.qword(PAGES + at) & 0x60);
     assert_eq!(flags, [0x20, 0x60, 0x60]);
+    assert_ne!(trace.qword(GDT + 0x10) & (1 << 40), 0, "accessed");
+    assert_ne!(trace.qword(GDT + 0x18) & (1 << 41), 0, "busy");
+}
+
+/// Loads of segments mark their descriptors, in a page with a map: denied with the length
+/// of the instruction, and then done.
+fn flags_of_descriptors(lab: &Lab) {
+    needs_both(lab);
+    let fresh: u64 = 0x00cf_9200_0000_ffff;
+    let rows: [(&str, Emit, u64); 5] = [
+        ("mov es", |a| a.mov(es, eax), fresh),
+        ("mov ss", |a| a.mov(ss, eax), fresh),
+        ("pop fs", |a| a.pop(fs), fresh),
+        ("lgs", |a| a.db(&[0x0f, 0xb5, 0x03]), fresh), // lgs eax, [rbx]
+        ("ltr", |a| a.ltr(ax), 0x0000_8902_0000_0067),
+    ];
+    for (name, emit, descriptor) in rows {
+        for backend in BOTH {
+            let what = format!("{name}, {backend:?}");
+            let mut machine = Machine::spp(&with(lab, backend), |a| {
+                emit(a)?;
+                a.hlt()
+            });
+            machine.set_qword(GDT + 0x18, descriptor);
+            let mut sregs = machine.sregs();
+            sregs.gdt.limit = 0x27;
+            machine.set_sregs(&sregs);
+            machine.change_regs(|r| (r.rax, r.rbx, r.rsp) = (0x18, DATA, DATA + 8));
+            // A far pointer, and then a selector.
+            machine.set_qword(DATA, 0x18 << 32);
+            machine.set_qword(DATA + 8, 0x18);
+            machine.vm.set_maps(GDT, &[!1]).expect("maps");
+            let exit = machine.expect_spp();
+            let told = (exit.gpa & !7, exit.denied, u64::from(exit.insn_len));
+            let len = machine.program.len_at(CODE).expect("length");
+            let len = if name == "lgs" { 3 } else { len };
+            assert_eq!(told, (GDT + 0x18, 1, len), "{what}");
+            assert_eq!(machine.qword(GDT + 0x18), descriptor, "{what}");
+            machine.vm.set_maps(GDT, &[1]).expect("maps");
+            machine.expect_hlt();
+            let flag = if name == "ltr" { 1 << 41 } else { 1 << 40 };
+            assert_eq!(machine.qword(GDT + 0x18), descriptor | flag, "{what}");
+        }
+    }
 }
