@@ -143,9 +143,16 @@ fn for_event(vm: &Vm, state: &mut State, selector: u16) -> Result<Option<UserExi
         guest.events.cancel(&injection);
         return Ok(Some(UserExit::Undeliverable));
     };
-    let result = attempt(vm, state, selector, reason(&event), event.len, |vmcs, guest| {
-        guest.delivered(vmcs, &event);
-    });
+    let result = attempt(
+        vm,
+        state,
+        selector,
+        reason(&event),
+        event.len,
+        |vmcs, guest| {
+            guest.delivered(vmcs, &event);
+        },
+    );
     state.emulator.forget();
     match result {
         Ok(Ok(switched)) => Ok(begin(&mut state.guest, &switched)),
@@ -159,7 +166,10 @@ fn for_event(vm: &Vm, state: &mut State, selector: u16) -> Result<Option<UserExi
 
 fn reason(event: &Delivery) -> Reason {
     Reason::Event {
-        external: !matches!(event.kind, Kind::SoftwareInterrupt | Kind::SoftwareException),
+        external: !matches!(
+            event.kind,
+            Kind::SoftwareInterrupt | Kind::SoftwareException
+        ),
         error_code: event.error_code,
     }
 }
