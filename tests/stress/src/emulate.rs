@@ -48,23 +48,9 @@ fn vm(env: &Env) -> Result<Vm, Skip> {
     Ok(vm)
 }
 
-/// Adds 1 to the word at `target`, `ROUNDS` times.
-fn adder(index: u64, target: u64) -> Program {
-    load::program(index, |a| {
-        let mut again = a.create_label();
-        a.mov(rbx, target)?;
-        a.mov(eax, ROUNDS)?;
-        a.set_label(&mut again)?;
-        a.lock().inc(qword_ptr(rbx))?;
-        a.dec(eax)?;
-        a.jnz(again)?;
-        a.hlt()?;
-        Ok(vec![])
-    })
-}
-
 fn add_all(vm: &Vm, targets: [u64; 2]) {
-    let vcpus = [0, 1].map(|n| load::boot(vm, n, &adder(n, targets[n as usize])));
+    let vcpus =
+        [0, 1].map(|n| load::boot(vm, n, &load::locked_adder(n, targets[n as usize], ROUNDS)));
     let runners = vcpus.map(|vcpu| Runner::start(vm, vcpu, None, until_hlt));
     drop(runners.map(Runner::join));
 }

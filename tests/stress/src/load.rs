@@ -55,6 +55,21 @@ pub(crate) fn counters(index: u64, targets: &[u64]) -> Program {
     })
 }
 
+/// A guest that adds 1 to the word at `target` so many times, locked, and halts.
+pub(crate) fn locked_adder(index: u64, target: u64, rounds: u32) -> Program {
+    program(index, |a| {
+        let mut again = a.create_label();
+        a.mov(rcx, target)?;
+        a.mov(eax, rounds)?;
+        a.set_label(&mut again)?;
+        a.lock().inc(qword_ptr(rcx))?;
+        a.dec(eax)?;
+        a.jnz(again)?;
+        a.hlt()?;
+        Ok(vec![])
+    })
+}
+
 /// A guest that computes with general registers, SSE registers, an MSR and CPUID,
 /// so that it ends up with another number when any of them becomes another's.
 /// It halts with the number in its rounds, and goes on from there when run again.

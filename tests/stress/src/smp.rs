@@ -6,7 +6,7 @@ use crate::ktap::{Env, Test, Verdict};
 use crate::load::Hasher;
 use crate::runner::{Flow, Runner};
 use crate::{host, load};
-use guest::asm::{eax, qword_ptr, rbx, rcx, rdx};
+use guest::asm::{qword_ptr, rbx, rcx, rdx};
 use guest::{Program, SCRATCH};
 use vmm::{Exit, Vcpu, Vm};
 
@@ -102,19 +102,7 @@ fn moved_turns(env: &Env) -> Verdict {
 fn locked_additions(env: &Env) -> Verdict {
     const ROUNDS: u32 = 50_000;
     let vm = env.vm();
-    let program = |index| {
-        load::program(index, |a| {
-            let mut again = a.create_label();
-            a.mov(rbx, TURNS)?;
-            a.mov(eax, ROUNDS)?;
-            a.set_label(&mut again)?;
-            a.lock().inc(qword_ptr(rbx))?;
-            a.dec(eax)?;
-            a.jnz(again)?;
-            a.hlt()?;
-            Ok(vec![])
-        })
-    };
+    let program = |index| load::locked_adder(index, TURNS, ROUNDS);
     let vcpus = [0, 1].map(|index| load::boot(&vm, index, &program(index)));
     let runners = vcpus.map(|vcpu| Runner::start(&vm, vcpu, None, until_hlt));
     drop(runners.map(Runner::join));

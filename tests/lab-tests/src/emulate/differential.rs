@@ -35,7 +35,22 @@ struct Case {
 /// Memory of modes with segments, and the devices behind it.
 const LOW_MEMORY: usize = 0x8_0000;
 const LOW_DEVICE: u64 = 0xa_0000;
+
 impl Case {
+    /// A 64-bit program.
+    const fn long(
+        name: &'static str,
+        prepare: fn(&Rig),
+        author: fn(&mut CodeAssembler) -> Assembled,
+    ) -> Self {
+        Self {
+            name,
+            mode: Mode::Long,
+            prepare,
+            author,
+        }
+    }
+
     /// A guest of a device, about to run the program.
     fn rig(&self, lab: &Lab) -> Rig {
         let program = Program::assemble(self.mode, CODE, |a| {

@@ -5,7 +5,7 @@
 use super::Case;
 use crate::emulate::rig::{Rig, WINDOW};
 use guest::asm::*;
-use guest::{Mode, PAGE_SIZE};
+use guest::PAGE_SIZE;
 
 const TF: u64 = 1 << 8;
 
@@ -20,31 +20,18 @@ fn single_step(rig: &Rig) {
     rig.machine.change_regs(|r| r.rflags |= TF);
 }
 
-const fn case(
-    name: &'static str,
-    prepare: fn(&Rig),
-    author: fn(&mut CodeAssembler) -> crate::machine::Assembled,
-) -> Case {
-    Case {
-        name,
-        mode: Mode::Long,
-        prepare,
-        author,
-    }
-}
-
 /// Programs and what makes them different.
 pub(super) const ALL: &[(Case, &str)] = &[
     (
-        case("copy to a missing page", missing, |a| a.movsd()),
+        Case::long("copy to a missing page", missing, |a| a.movsd()),
         "KVM asks the device before it looks at the destination",
     ),
     (
-        case("input to a missing page", missing, |a| a.insd()),
+        Case::long("input to a missing page", missing, |a| a.insd()),
         "KVM reads the port before it looks at the destination, and loses the data",
     ),
     (
-        case("words up to the end of a page", as_it_is, |a| {
+        Case::long("words up to the end of a page", as_it_is, |a| {
             a.mov(rdi, WINDOW + 2 * PAGE_SIZE - 8)?;
             a.mov(ecx, 20)?;
             a.rep().insw()
@@ -52,14 +39,14 @@ pub(super) const ALL: &[(Case, &str)] = &[
         "KVM takes the bytes left in the page for a number of elements",
     ),
     (
-        case("single step over a store", single_step, |a| {
+        Case::long("single step over a store", single_step, |a| {
             a.mov(dword_ptr(rbx), eax)?;
             a.nop()
         }),
         "KVM forgets the step when user space is told of a write",
     ),
     (
-        case("repeated input to a device", as_it_is, |a| {
+        Case::long("repeated input to a device", as_it_is, |a| {
             a.mov(rdi, rbx)?;
             a.mov(ecx, 6)?;
             a.rep().insb()
@@ -67,7 +54,7 @@ pub(super) const ALL: &[(Case, &str)] = &[
         "KVM writes what it has read at once, not element by element",
     ),
     (
-        case("16 bytes exchanged", as_it_is, |a| {
+        Case::long("16 bytes exchanged", as_it_is, |a| {
             a.cmpxchg16b(xmmword_ptr(rbx))
         }),
         "KVM cannot",

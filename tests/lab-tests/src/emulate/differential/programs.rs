@@ -35,19 +35,6 @@ fn at_the_end(rig: &Rig) {
     });
 }
 
-const fn long(
-    name: &'static str,
-    prepare: fn(&Rig),
-    author: fn(&mut CodeAssembler) -> crate::machine::Assembled,
-) -> Case {
-    Case {
-        name,
-        mode: Mode::Long,
-        prepare,
-        author,
-    }
-}
-
 const fn old(
     name: &'static str,
     mode: Mode,
@@ -62,7 +49,7 @@ const fn old(
 }
 
 pub(super) const ALL: &[Case] = &[
-    long("serial port", as_it_is, |a| {
+    Case::long("serial port", as_it_is, |a| {
         let (mut next, mut wait) = (a.create_label(), a.create_label());
         a.mov(rsi, SCRATCH)?;
         a.mov(ebx, 20)?;
@@ -77,7 +64,7 @@ pub(super) const ALL: &[Case] = &[
         a.dec(ebx)?;
         a.jnz(next)
     }),
-    long("disk sectors", as_it_is, |a| {
+    Case::long("disk sectors", as_it_is, |a| {
         a.mov(edx, 0x1f0)?;
         a.mov(ecx, 256)?;
         a.rep().insw()?;
@@ -87,11 +74,11 @@ pub(super) const ALL: &[Case] = &[
         a.mov(ecx, 256)?;
         a.rep().outsw()
     }),
-    long("a page of bytes", as_it_is, |a| {
+    Case::long("a page of bytes", as_it_is, |a| {
         a.mov(ecx, 4096)?;
         a.rep().insb()
     }),
-    long("PCI configuration", as_it_is, |a| {
+    Case::long("PCI configuration", as_it_is, |a| {
         a.mov(eax, 0x8000_0010_u32)?;
         a.mov(edx, 0xcf8)?;
         a.out(dx, eax)?;
@@ -105,7 +92,7 @@ pub(super) const ALL: &[Case] = &[
         a.out(dx, al)?;
         a.insd()
     }),
-    long("device registers", as_it_is, |a| {
+    Case::long("device registers", as_it_is, |a| {
         a.mov(eax, dword_ptr(rbx + 0x30))?;
         a.or(dword_ptr(rbx + 0x34), 0x100)?;
         a.and(dword_ptr(rbx + 0x38), -2)?;
@@ -121,7 +108,7 @@ pub(super) const ALL: &[Case] = &[
         a.sub(r9, qword_ptr(rbx + 0x60))?;
         a.adc(qword_ptr(rbx + 0x68), r9)
     }),
-    long("frame buffer", as_it_is, |a| {
+    Case::long("frame buffer", as_it_is, |a| {
         a.mov(rdi, rbx)?;
         a.mov(ecx, 700)?;
         a.rep().stosd()?;
@@ -133,12 +120,12 @@ pub(super) const ALL: &[Case] = &[
         a.mov(rdi, rbx)?;
         a.rep().movsb()
     }),
-    long("up through all pages", as_it_is, |a| {
+    Case::long("up through all pages", as_it_is, |a| {
         a.mov(ecx, 0x2f00)?;
         a.add(rdi, 0x23)?;
         a.rep().movsb()
     }),
-    long("vectors", as_it_is, |a| {
+    Case::long("vectors", as_it_is, |a| {
         let mut again = a.create_label();
         a.mov(ecx, 130)?;
         a.set_label(&mut again)?;
@@ -151,14 +138,14 @@ pub(super) const ALL: &[Case] = &[
         a.dec(ecx)?;
         a.jnz(again)
     }),
-    long("length of a string", as_it_is, |a| {
+    Case::long("length of a string", as_it_is, |a| {
         a.mov(rdi, rbx)?;
         a.xor(eax, eax)?;
         a.mov(rcx, -1_i64)?;
         a.repne().scasb()?;
         a.not(rcx)
     }),
-    long("comparison", as_it_is, |a| {
+    Case::long("comparison", as_it_is, |a| {
         // The device's page and the memory's are equal at first.
         a.mov(ecx, 200)?;
         a.repe().cmpsd()?;
@@ -166,7 +153,7 @@ pub(super) const ALL: &[Case] = &[
         a.repne().cmpsw()?;
         a.setbe(byte_ptr(rbx))
     }),
-    long("downwards", backwards, |a| {
+    Case::long("downwards", backwards, |a| {
         a.add(rsi, 0x820)?;
         a.add(rdi, 0x808)?;
         a.mov(ecx, 21)?;
@@ -180,7 +167,7 @@ pub(super) const ALL: &[Case] = &[
         a.mov(ecx, 4)?;
         a.rep().outsw()
     }),
-    long("faults on the way", missing, |a| {
+    Case::long("faults on the way", missing, |a| {
         // From the device to the missing page, and from there on.
         a.mov(rsi, WINDOW + PAGE_SIZE - 5)?;
         a.mov(rdi, WINDOW + 3 * PAGE_SIZE)?;
@@ -189,16 +176,16 @@ pub(super) const ALL: &[Case] = &[
         a.lodsd()?;
         a.stosd()
     }),
-    long("loads over a missing page", missing, |a| {
+    Case::long("loads over a missing page", missing, |a| {
         a.mov(rax, qword_ptr(rbx + 0xffd))?;
         a.movups(xmm3, xmmword_ptr(rbx + 0xff3))
     }),
-    long("loads over a read-only page", read_only, |a| {
+    Case::long("loads over a read-only page", read_only, |a| {
         a.mov(rax, qword_ptr(rbx + 0xffd))?;
         a.cmp(dword_ptr(rbx + 0xffe), ecx)?;
         a.mov(r8, qword_ptr(rbx + 0x1ffc))
     }),
-    long("borders", at_the_end, |a| {
+    Case::long("borders", at_the_end, |a| {
         a.mov(qword_ptr(rbx), rax)?;
         a.add(qword_ptr(rbx + 1), rax)?;
         a.xchg(dword_ptr(rbx + 3), ecx)?;
@@ -210,7 +197,7 @@ pub(super) const ALL: &[Case] = &[
         a.lock().cmpxchg(qword_ptr(rbx + 2), rcx)?;
         a.lock().xadd(qword_ptr(rbx + PAGE_SIZE), rax)
     }),
-    long("a stack in a device", as_it_is, |a| {
+    Case::long("a stack in a device", as_it_is, |a| {
         let mut function = a.create_label();
         let mut end = a.create_label();
         a.lea(rsp, qword_ptr(rbx + 0x800))?;
@@ -230,7 +217,7 @@ pub(super) const ALL: &[Case] = &[
         a.set_label(&mut end)?;
         a.nop()
     }),
-    long("arithmetic", as_it_is, |a| {
+    Case::long("arithmetic", as_it_is, |a| {
         a.mul(dword_ptr(rbx + 4))?;
         a.mov(ecx, 0x7fff_ffff)?;
         a.imul_2(r8, qword_ptr(rbx + 8))?;
@@ -248,12 +235,12 @@ pub(super) const ALL: &[Case] = &[
         a.movnti(qword_ptr(rbx + 0x48), r10)?;
         a.cmp(al, al)
     }),
-    long("nothing to divide", as_it_is, |a| {
+    Case::long("nothing to divide", as_it_is, |a| {
         a.mov(dword_ptr(rbx), 0)?;
         a.div(dword_ptr(rbx))?;
         a.mov(r8, rax)
     }),
-    long("not canonical", as_it_is, |a| {
+    Case::long("not canonical", as_it_is, |a| {
         a.mov(rsi, 0x8000_0000_0000_u64)?;
         // The source is the guest's own fault, and nobody emulates.
         a.movsb()
