@@ -128,7 +128,35 @@ impl Processor {
         };
         processor.state.set_exit(native_exit);
         processor.place_pads();
+        processor.probe()?;
         Ok(processor)
+    }
+
+    /// Executes a NOP in each code segment of the mode.
+    fn probe(&mut self) -> Result<(), String> {
+        let (local, whole) = match self.size {
+            CodeSize::Bits64 => (None, Some(USER_CS64)),
+            CodeSize::Bits32 => (Some(Choice::Code32), Some(USER_CS32)),
+            CodeSize::Bits16 => (Some(Choice::Code16), None),
+        };
+        let number = DESCRIPTORS.iter().position(|d| Some(d.choice) == local);
+        let local = number.map(|number| (Descriptor::selector(number), 0));
+        let whole = whole.map(|selector| (selector, layout::CODE));
+        self.place(0, &[0x90]);
+        for (cs, rip) in local.into_iter().chain(whole) {
+            let start = Start {
+                gprs: [0; 16],
+                rflags: 1 << 1,
+                rip,
+                cs,
+                ss: FLAT,
+                xsave: None,
+            };
+            if let Some(trap) = self.run(&start).trap {
+                return Err(format!("no code in segment {cs:#x}: {trap:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// The window, whatever rights the instruction has to it.

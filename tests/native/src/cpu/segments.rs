@@ -184,9 +184,13 @@ pub(super) fn install() -> Result<(), String> {
         // SAFETY: the kernel reads a structure of 16 bytes, and the process has no LDT
         // that anybody uses.
         let done = unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE_LDT, entry.as_ptr(), len) };
-        // The result is an int in an unsigned register.
-        if done as i32 != 0 {
-            let error = Error::from_raw_os_error(-(done as i32));
+        // Errors of modify_ldt itself are ints in an unsigned register, which libc does not
+        // take for errors.
+        let error = match done {
+            -1 => Error::last_os_error(),
+            done => Error::from_raw_os_error(-(done as i32)),
+        };
+        if done != 0 {
             return Err(format!("modify_ldt, entry {number}: {error}"));
         }
     }
