@@ -8,7 +8,7 @@ use emulate::insn::{CodeSize, Insn, Operand, MAX_BYTES};
 use emulate::op::Op;
 
 use crate::aim::{Aim, Windows};
-use crate::allowed::{self, is_vector};
+use crate::allowed::{self, is_vector, linear};
 use crate::encode::{Encoder, Encoding};
 use crate::far;
 use crate::features::Features;
@@ -97,22 +97,7 @@ impl Draw<'_> {
             aim.immediate(&insn, immediate);
         }
         insn = self.decode(&encoding.bytes)?;
-        let mut aim = Aim {
-            rng: self.rng,
-            cpu: &mut cpu,
-            windows: self.windows.reborrow(),
-        };
-        aim.registers(&insn);
-        let safe = aim.is_safe(&insn);
-        // Whether such accesses are checked is the processor's choice (SDM 2B, MOVUPS).
-        if is_vector(insn.op) && insn.mem_size > 8 {
-            cpu.rflags &= !rflags::AC;
-        }
-        let other = self.features.amd && rules::has_other_size(&cpu, &insn);
-        if far::is_far(insn.op) {
-            cpu.rflags |= rflags::TF;
-        }
-        if !safe || self.splits_lock(&cpu, &insn) || other {
+        if !self.prepare(&mut cpu, &insn) {
             return None;
         }
         let mut bytes = [0; MAX_BYTES];
@@ -125,10 +110,32 @@ impl Draw<'_> {
         })
     }
 
+    /// Registers and memory for an instruction that is complete; false if it would go
+    /// where it must not.
+    fn prepare(&mut self, cpu: &mut Cpu, insn: &Insn) -> bool {
+        let mut aim = Aim {
+            rng: self.rng,
+            cpu,
+            windows: self.windows.reborrow(),
+        };
+        aim.registers(insn);
+        let safe = aim.is_safe(insn);
+        // Whether such accesses are checked is the processor's choice (SDM 2B, MOVUPS).
+        if is_vector(insn.op) && insn.mem_size > 8 {
+            cpu.rflags &= !rflags::AC;
+        }
+        if far::is_far(insn.op) {
+            cpu.rflags |= rflags::TF;
+        }
+        let other = self.features.amd && rules::has_other_size(cpu, insn);
+        safe && !other && !self.splits_lock(cpu, insn)
+    }
+
     /// It is locked across cache lines, and that must not be.
     fn splits_lock(&self, cpu: &Cpu, insn: &Insn) -> bool {
         let locked = insn.lock || (insn.op == Op::Xchg && insn.dst == Operand::Mem);
-        let line = allowed::operand(cpu, insn) & 63;
+        let address = linear(cpu, insn.mem.seg, allowed::operand(cpu, insn));
+        let line = address & 63;
         !self.features.split_locks() && locked && line + u64::from(insn.mem_size) > 64
     }
 

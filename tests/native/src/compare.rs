@@ -7,8 +7,9 @@ use std::fmt;
 use emulate::cpu::{mask, rflags, Cpu};
 use emulate::exec::{execute, Done};
 use emulate::guard::Guest;
-use emulate::insn::{Operand, Seg};
+use emulate::insn::{Operand, Rep, Seg};
 use emulate::journal::Journal;
+use emulate::op::Op;
 use emulate::stop::{Denial, Exception, Stop};
 use ept::Gva;
 
@@ -35,6 +36,8 @@ pub struct Emulated {
     pub xsave: Option<Box<[u8; XSAVE_BYTES]>>,
     /// Why the instruction did not retire.
     pub stop: Option<Stop>,
+    /// It paused in between, as for an interrupt, and began anew with the flags of then.
+    pub paused: bool,
 }
 
 impl Emulated {
@@ -57,19 +60,25 @@ pub fn emulate(case: &Case, ram: &mut Ram, devices: &mut Journal) -> Emulated {
         None => &mut [],
     };
     let mut guest = Guest::new(&mut cpu, fpu, ram, devices);
-    let mut done = Ok(Done::Partial);
+    let mut done = execute(&mut guest, &case.insn);
+    let paused = done == Ok(Done::Partial);
     for _ in 0..CALLS {
-        done = execute(&mut guest, &case.insn);
         if done != Ok(Done::Partial) {
             break;
         }
+        done = execute(&mut guest, &case.insn);
     }
     let stop = match done {
         Ok(Done::Retired) => None,
         Ok(Done::Partial) => Some(Stop::Retry),
         Err(stop) => Some(stop),
     };
-    Emulated { cpu, xsave, stop }
+    Emulated {
+        cpu,
+        xsave,
+        stop,
+        paused,
+    }
 }
 
 /// How the processor ended, in the emulator's terms.
@@ -209,7 +218,7 @@ pub fn registers(
     if !same_others(&case.start, cpu) {
         found.push(Difference::Other);
     }
-    let flags = flags(case, native, cpu) & !ignored.flags;
+    let flags = flags(case, native, cpu) & !ignored.flags | replayed(case, emulated);
     if flags != 0 {
         found.push(Difference::Flags(flags));
     }
@@ -238,6 +247,17 @@ fn same_others(start: &Cpu, end: &Cpu) -> bool {
     expected.code = end.code;
     expected.set_segment(Seg::Cs, *end.segment(Seg::Cs));
     expected == *end
+}
+
+/// The flags that a repeated comparison which faulted has changed: it must not, whatever
+/// this processor does (see [`Rule::ReplayedFlags`](crate::rules::Rule)).
+fn replayed(case: &Case, emulated: &Emulated) -> u64 {
+    let insn = &case.insn;
+    let compares = matches!(insn.op, Op::Cmps | Op::Scas) && insn.rep != Rep::None;
+    match compares && emulated.exception().is_some() && !emulated.paused {
+        true => (case.start.rflags ^ emulated.cpu.rflags) & FLAGS,
+        false => 0,
+    }
 }
 
 /// The flags that differ and mean something.

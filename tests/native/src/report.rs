@@ -48,20 +48,23 @@ fn write(out: &mut String, failure: &Failure, mode: Mode, seed: u64) -> fmt::Res
     segments(out, &case.start)?;
     ends(out, failure)?;
     registers(out, failure)?;
-    if let (Some(start), Some(end)) = (&case.xsave, &failure.emulated.xsave) {
-        for n in 0..16 {
-            let xmm = |area: &[u8]| hex(&area[160 + 16 * n..][..16]);
-            let high = |area: &[u8]| hex(&area[576 + 16 * n..][..16]);
-            let (start, end) = (&start[..], &end[..]);
-            writeln!(
-                out,
-                "XMM{n:<2} {} {} -> emulated {} {}",
-                high(start),
-                xmm(start),
-                high(end),
-                xmm(end)
-            )?;
-        }
+    vectors(out, failure)
+}
+
+/// XMM and YMM registers of an instruction that uses them.
+fn vectors(out: &mut String, failure: &Failure) -> fmt::Result {
+    let (Some(start), Some(end)) = (&failure.case.xsave, &failure.emulated.xsave) else {
+        return Ok(());
+    };
+    for n in 0..16 {
+        let xmm = |area: &[u8]| hex(&area[160 + 16 * n..][..16]);
+        let high = |area: &[u8]| hex(&area[576 + 16 * n..][..16]);
+        let (start, end) = (&start[..], &end[..]);
+        let (start, end) = (
+            format!("{} {}", high(start), xmm(start)),
+            format!("{} {}", high(end), xmm(end)),
+        );
+        writeln!(out, "XMM{n:<2} {start} -> emulated {end}")?;
     }
     Ok(())
 }

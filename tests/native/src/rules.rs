@@ -3,21 +3,25 @@
 //! Where the processor and the emulator may differ: every exception to "the same", with
 //! its reason. A rule is looked at only where a difference was found.
 
+mod far;
+mod integer;
+mod memory;
+mod vector;
+
+use std::ops::Range;
+
 use emulate::cpu::{mask, rflags, Cpu};
-use emulate::exec::execute;
-use emulate::guard::Guest;
-use emulate::insn::{Insn, Operand, Rep, Seg};
+use emulate::insn::{Insn, Seg};
 use emulate::journal::Journal;
 use emulate::op::Op;
-use emulate::stop::{Exception, Stop};
 
-use crate::allowed::{self, faults, linear, RBP, RCX, RDI, RSI, RSP};
+use crate::allowed::{self, faults, linear, RSP};
 use crate::case::Case;
 use crate::compare::{Emulated, Native};
-use crate::far;
-use crate::flags;
-use crate::layout::{GUARD, HIGH, LOW, MID, WINDOW};
+use crate::layout::WINDOW;
 use crate::model::Ram;
+
+pub use memory::pushes_frame;
 
 /// An exception to "the same".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub enum Rule {
     /// Far RET with a wrong selector whose RPL is another one: AMD's processors read the
     /// outer stack first, and fault there.
     FarOuterStack,
-    /// Far RET on a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
+    /// Far RET over the end of a 16-bit stack: SP wraps (SDM 2B, RET), but on AMD's
     /// processors bits 31:16 of ESP change.
     FarRelease,
     /// Far CALL to beyond the limit of the new segment or with a stack beyond its limit,
@@ -82,7 +86,7 @@ pub enum Rule {
 }
 
 /// What is not compared.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ignored {
     /// These flags.
     pub flags: u64,
@@ -92,8 +96,8 @@ pub struct Ignored {
     pub gprs: bool,
     /// Bits 31:16 of RSP.
     pub upper_sp: bool,
-    /// Memory; the processor's becomes the emulator's.
-    pub memory: bool,
+    /// These bytes of the window; the processor's become the emulator's.
+    pub memory: Vec<Range<usize>>,
     /// Anything.
     pub all: bool,
 }
@@ -121,8 +125,8 @@ impl Rule {
         Self::FaultBeforeDenial,
     ];
 
-    /// What is not compared.
-    const fn ignores(self, ignored: &mut Ignored) {
+    /// What is not compared of a case that comes under the rule.
+    fn ignores(self, case: &Case, ignored: &mut Ignored) {
         match self {
             Self::ReplayedFlags => ignored.flags |= rflags::ARITHMETIC,
             Self::OtherOperand
@@ -133,9 +137,10 @@ impl Rule {
             | Self::FarOrder
             | Self::FaultBeforeDenial => ignored.exception = true,
             Self::PartOfRegisters => ignored.gprs = true,
-            Self::PartOfFrame | Self::PushedSelector | Self::UndefinedResult | Self::Aliases => {
-                ignored.memory = true
-            }
+            Self::PartOfFrame => ignored.memory.push(memory::frame(case)),
+            Self::PushedSelector => ignored.memory.push(memory::above_selector(case)),
+            Self::UndefinedResult => ignored.memory.push(memory::operand(case)),
+            Self::Aliases => ignored.memory.push(0..WINDOW),
             Self::FarRelease => ignored.upper_sp = true,
             Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd | Self::FarPointer => {
                 ignored.all = true;
@@ -146,10 +151,10 @@ impl Rule {
 
 impl Ignored {
     /// What none of some rules lets compare.
-    pub fn by(rules: &[Rule]) -> Self {
+    pub fn by(rules: &[Rule], case: &Case) -> Self {
         let mut ignored = Self::default();
         for rule in rules {
-            rule.ignores(&mut ignored);
+            rule.ignores(case, &mut ignored);
         }
         ignored
     }
@@ -175,102 +180,81 @@ pub fn applicable(
     native: &Native,
     emulated: &Emulated,
 ) -> Vec<Rule> {
+    let mut judged = Judged {
+        context,
+        case,
+        native,
+        emulated,
+    };
     let mut rules = Rule::ALL.to_vec();
-    rules.retain(|rule| rule.holds(context, case, native, emulated));
+    rules.retain(|rule| judged.comes_under(*rule));
     rules
 }
 
-impl Rule {
-    fn holds(
-        self,
-        context: &mut Context<'_>,
-        case: &Case,
-        native: &Native,
-        emulated: &Emulated,
-    ) -> bool {
-        let (cpu, insn) = (&case.start, &case.insn);
-        let faulted = native.exception.is_some() && emulated.stop.is_some();
-        let retired = native.exception.is_none() && emulated.stop.is_none();
-        match self {
-            Self::ReplayedFlags => {
-                let compares = matches!(insn.op, Op::Cmps | Op::Scas);
-                context.amd && faulted && compares && insn.rep != Rep::None
-            }
-            Self::OtherOperand => faulted && other_operand(context, case, native, emulated),
-            Self::PartOfFrame => faulted && pushes_frame(insn),
-            Self::PartOfRegisters => context.amd && faulted && insn.op == Op::Popa,
-            Self::WrappedFrame => {
-                let refused = emulated.stop == Some(Stop::Refused(insn.op));
-                refused && pushes_frame(insn) && wraps(cpu)
-            }
-            Self::PushedSelector => context.amd && retired && pushes_selector(insn),
-            Self::UndefinedResult => insn.dst == Operand::Mem && flags::undefined_result(cpu, insn),
-            Self::MisalignedStack => {
-                let stops = (native.exception, emulated.stop);
-                (insn.aligned || insn.op == Op::Cmpxchg16b)
-                    && stops == (Some(Exception::gp(0)), Some(Exception::ss(0).into()))
-            }
-            Self::Aliases => (retired || faulted) && overlaps(cpu, insn),
-            Self::MaskedFault => {
-                insn.op == Op::VmaskmovStore && masked_fault(case, native, emulated)
-            }
-            Self::MaskedDenial => {
-                let denied = match emulated.stop {
-                    None => context.denied,
-                    Some(Stop::Denied(_)) => true,
-                    _ => false,
-                };
-                denied && insn.op == Op::Maskmovdqu && write_fault(case, native).is_some()
-            }
-            Self::MaskedEnd => {
-                let masked = matches!(insn.op, Op::Maskmovdqu | Op::VmaskmovStore);
-                masked && crosses_end(cpu, insn) && segment_fault(emulated)
-            }
-            Self::FarStack => {
-                let others = [Exception::ss(0), Exception::AC];
-                let fault = |exception: Option<Exception>| {
-                    exception.is_some_and(|e| others.contains(&e) || far_stack_fault(case, e))
-                };
-                let both = fault(native.exception) && fault(emulated.exception());
-                let call = insn.op == Op::CallFar && context.denied;
-                (insn.op == Op::RetFar || call) && both
-            }
-            Self::FarOuterStack => {
-                let selector = emulated.exception().is_some_and(|e| e.vector == 13);
-                let early = [Exception::ss(0), Exception::AC];
-                let outer = native
-                    .exception
-                    .is_some_and(|e| early.contains(&e) || outer_stack_fault(case, e));
-                context.amd && insn.op == Op::RetFar && selector && outer
-            }
-            Self::FarRelease => {
-                let narrow = cpu.stack_size() == 2;
-                context.amd && insn.op == Op::RetFar && narrow && retired
-            }
-            Self::FarOrder => {
-                let limits = [Exception::gp(0), Exception::ss(0)].map(Some);
-                let limit = limits.contains(&emulated.exception());
-                let stack = native
-                    .exception
-                    .is_some_and(|e| e == Exception::AC || far_stack_fault(case, e));
-                context.amd && insn.op == Op::CallFar && limit && stack
-            }
-            Self::FarPointer => {
-                context.amd && far::is_far(insn.op) && insn.has_mem() && crosses_end(cpu, insn)
-            }
-            Self::FaultBeforeDenial => fault_before_denial(native, emulated),
+/// A case with its ends.
+struct Judged<'a, 'b> {
+    context: &'a mut Context<'b>,
+    case: &'a Case,
+    native: &'a Native,
+    emulated: &'a Emulated,
+}
+
+impl Judged<'_, '_> {
+    fn comes_under(&mut self, rule: Rule) -> bool {
+        match rule {
+            Rule::ReplayedFlags => self.replayed_flags(),
+            Rule::OtherOperand => self.other_operand(),
+            Rule::PartOfFrame => self.part_of_frame(),
+            Rule::PartOfRegisters => self.part_of_registers(),
+            Rule::WrappedFrame => self.wrapped_frame(),
+            Rule::PushedSelector => self.pushed_selector(),
+            Rule::UndefinedResult => self.undefined_result(),
+            Rule::MisalignedStack => self.misaligned_stack(),
+            Rule::Aliases => self.aliases(),
+            Rule::MaskedFault => self.masked_fault(),
+            Rule::MaskedDenial => self.masked_denial(),
+            Rule::MaskedEnd => self.masked_end(),
+            Rule::FarStack => self.far_stack(),
+            Rule::FarOuterStack => self.far_outer_stack(),
+            Rule::FarRelease => self.far_release(),
+            Rule::FarOrder => self.far_order(),
+            Rule::FarPointer => self.far_pointer(),
+            Rule::FaultBeforeDenial => self.fault_before_denial(),
         }
     }
-}
 
-/// It pushes several elements.
-pub const fn pushes_frame(insn: &Insn) -> bool {
-    matches!(insn.op, Op::Pusha | Op::Enter | Op::CallFar)
-}
+    const fn insn(&self) -> &Insn {
+        &self.case.insn
+    }
 
-/// It pushes a segment register as 4 bytes.
-const fn pushes_selector(insn: &Insn) -> bool {
-    matches!(insn.op, Op::PushSreg) && insn.size == 4
+    const fn cpu(&self) -> &Cpu {
+        &self.case.start
+    }
+
+    /// Both sides have stopped.
+    const fn both_stopped(&self) -> bool {
+        self.native.exception.is_some() && self.emulated.stop.is_some()
+    }
+
+    /// Both sides have retired the instruction.
+    const fn both_retired(&self) -> bool {
+        self.native.exception.is_none() && self.emulated.stop.is_none()
+    }
+
+    /// Some of the operand is in its segment, or canonical, and some is not.
+    fn crosses_end(&self) -> bool {
+        let (cpu, insn) = (self.cpu(), self.insn());
+        let first = allowed::operand(cpu, insn);
+        let last = first.wrapping_add(u64::from(insn.mem_size) - 1);
+        let segment = cpu.segment(insn.mem.seg);
+        match cpu.long() {
+            true => {
+                let high = |offset| linear(cpu, insn.mem.seg, offset) >> 47;
+                high(first) != high(last)
+            }
+            false => faults(segment, first) != faults(segment, last),
+        }
+    }
 }
 
 /// Cases that are not drawn where the processor is AMD's: those that depend on how many
@@ -293,172 +277,4 @@ pub fn has_other_size(cpu: &Cpu, insn: &Insn) -> bool {
     let page = near >> 12 != far >> 12;
     let aligned = cpu.rflags & rflags::AC == 0 || near & 3 == 1;
     limit || page || !aligned
-}
-
-/// A stack that ends soon.
-fn wraps(cpu: &Cpu) -> bool {
-    cpu.gpr_sized(RSP, cpu.stack_size().min(4)) < 0x100
-}
-
-/// Some of the operand is in its segment, or canonical, and some is not.
-fn crosses_end(cpu: &Cpu, insn: &Insn) -> bool {
-    let first = allowed::operand(cpu, insn);
-    let last = first.wrapping_add(u64::from(insn.mem_size) - 1);
-    let segment = cpu.segment(insn.mem.seg);
-    match cpu.long() {
-        true => {
-            let high = |offset| linear(cpu, insn.mem.seg, offset) >> 47;
-            high(first) != high(last)
-        }
-        false => faults(segment, first) != faults(segment, last),
-    }
-}
-
-fn segment_fault(emulated: &Emulated) -> bool {
-    let faults = [Exception::gp(0), Exception::ss(0)].map(|e| Some(e.into()));
-    faults.contains(&emulated.stop)
-}
-
-/// A page fault at what a far branch pushes or pops.
-fn far_stack_fault(case: &Case, exception: Exception) -> bool {
-    let (cpu, insn) = (&case.start, &case.insn);
-    let frame = 2 * u64::from(insn.size);
-    let sp = cpu.gpr_sized(RSP, cpu.stack_size());
-    let lowest = match insn.op {
-        Op::RetFar => sp,
-        Op::CallFar => sp.wrapping_sub(frame) & mask(cpu.stack_size()),
-        _ => return false,
-    };
-    let lowest = linear(cpu, Seg::Ss, lowest);
-    // Where 64-bit mode is left, half of RSP counts.
-    let inside = |cr2: u64| {
-        let ahead = cr2.wrapping_sub(lowest);
-        ahead < frame || (insn.op == Op::CallFar && ahead & mask(4) < frame)
-    };
-    exception.cr2.is_some_and(|cr2| inside(cr2.get()))
-}
-
-/// A page fault at SS:RSP of an outer level, which lie behind what RET releases.
-fn outer_stack_fault(case: &Case, exception: Exception) -> bool {
-    let (cpu, insn) = (&case.start, &case.insn);
-    let frame = 2 * u64::from(insn.size);
-    let sp = cpu.gpr_sized(RSP, cpu.stack_size());
-    let sp = sp
-        .wrapping_add(frame)
-        .wrapping_add(insn.imm as u64 & 0xffff);
-    let outer = linear(cpu, Seg::Ss, sp & mask(cpu.stack_size()));
-    exception
-        .cr2
-        .is_some_and(|cr2| cr2.get().wrapping_sub(outer) < frame)
-}
-
-/// What it reads and what it writes overlap, seen from the window, and do not, seen from
-/// linear addresses.
-fn overlaps(cpu: &Cpu, insn: &Insn) -> bool {
-    let stack = |register| cpu.gpr_sized(register, cpu.stack_size());
-    let (from, to, len) = match insn.op {
-        Op::Movs if insn.rep != Rep::None => {
-            let offset = |register| cpu.gpr_sized(register, insn.addr_size);
-            let count = cpu.gpr_sized(RCX, insn.addr_size).min(WINDOW as u64);
-            let from = linear(cpu, insn.mem.seg, offset(RSI));
-            let to = linear(cpu, Seg::Es, offset(RDI));
-            (from, to, count * u64::from(insn.size))
-        }
-        Op::Enter => (
-            linear(cpu, Seg::Ss, stack(RBP)),
-            linear(cpu, Seg::Ss, stack(RSP)),
-            256,
-        ),
-        _ => return false,
-    };
-    let near = |a: u64, b: u64| a.abs_diff(b) < len;
-    let (a, b) = (window_offset(from), window_offset(to));
-    !near(from, to) && a.zip(b).is_some_and(|(a, b)| near(a, b))
-}
-
-/// The offset of an address in or around the window.
-fn window_offset(address: u64) -> Option<u64> {
-    [LOW, MID, HIGH]
-        .into_iter()
-        .map(|base| address.wrapping_sub(base - GUARD))
-        .find(|offset| *offset < WINDOW as u64 + 2 * GUARD)
-}
-
-/// Reads each operand of a CMPS alone, where the emulator stopped.
-fn other_operand(
-    context: &mut Context<'_>,
-    case: &Case,
-    native: &Native,
-    emulated: &Emulated,
-) -> bool {
-    if case.insn.op != Op::Cmps {
-        return false;
-    }
-    [Op::Lods, Op::Scas].into_iter().any(|op| {
-        let insn = Insn {
-            op,
-            rep: Rep::None,
-            ..case.insn
-        };
-        let mut cpu = emulated.cpu;
-        let stop = execute(
-            &mut Guest::new(&mut cpu, &mut [], context.ram, context.devices),
-            &insn,
-        );
-        match (stop, native.exception) {
-            (Err(Stop::Exception(one)), Some(exception)) => one == exception,
-            _ => false,
-        }
-    })
-}
-
-/// The address of a page fault for a write to the memory operand.
-fn write_fault(case: &Case, native: &Native) -> Option<u64> {
-    const WRITE: u32 = 1 << 1;
-    let exception = native.exception?;
-    let write = exception.error_code? & WRITE != 0;
-    let cr2 = exception.cr2?.get();
-    let insn = &case.insn;
-    let operand = linear(
-        &case.start,
-        insn.mem.seg,
-        allowed::operand(&case.start, insn),
-    );
-    let inside = cr2.wrapping_sub(operand) < u64::from(insn.mem_size);
-    (write && inside).then_some(cr2)
-}
-
-/// Both sides fault for a write in the same page of the operand.
-fn masked_fault(case: &Case, native: &Native, emulated: &Emulated) -> bool {
-    let Some(stop) = emulated.exception() else {
-        return false;
-    };
-    let same = native
-        .exception
-        .is_some_and(|e| e.error_code == stop.error_code);
-    match (write_fault(case, native), stop.cr2) {
-        (Some(native), Some(emulated)) => same && native >> 12 == emulated.get() >> 12,
-        _ => false,
-    }
-}
-
-fn fault_before_denial(native: &Native, emulated: &Emulated) -> bool {
-    const NOT_PRESENT: u32 = 6;
-    const PROTECTED: u32 = 7;
-    let fault = |exception: Option<Exception>, code| {
-        let exception = exception.filter(|e| e.vector == 14 && e.error_code == Some(code))?;
-        exception.cr2.map(|cr2| cr2.get())
-    };
-    let emulated = match emulated.stop {
-        Some(Stop::Exception(exception)) => Some(exception),
-        _ => None,
-    };
-    match (
-        fault(native.exception, PROTECTED),
-        fault(emulated, NOT_PRESENT),
-    ) {
-        // In the same access, in the second page of which the emulator's fault is.
-        (Some(first), Some(second)) => (second & !0xfff).wrapping_sub(first) < 4096,
-        _ => false,
-    }
 }

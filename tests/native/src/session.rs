@@ -7,6 +7,8 @@
 //! the window at the end of the batch; if that differs, the batch is repeated with all of
 //! the window compared after each case.
 
+use std::ops::Range;
+
 use emulate::insn::{CodeSize, Seg};
 use emulate::journal::Journal;
 
@@ -251,13 +253,13 @@ impl Session {
         if rules.is_empty() {
             return found;
         }
-        let ignored = Ignored::by(&rules);
+        let ignored = Ignored::by(&rules, case);
         let found = self.differences(case, native, emulated, &ignored, pages);
         if found.is_empty() {
             for rule in &rules {
                 self.stats.rule(&format!("{rule:?}"));
             }
-            if ignored.memory || ignored.all {
+            if !ignored.memory.is_empty() || ignored.all {
                 self.copy_memory();
             }
         }
@@ -281,29 +283,28 @@ impl Session {
             let area = self.processor.xsave();
             found.extend(compare::vectors(case, available, area, emulated));
         }
-        if !ignored.memory {
-            found.extend(self.memory(pages));
-        }
+        found.extend(self.memory(pages, &ignored.memory));
         found
     }
 
-    /// The first byte of the window that differs.
-    fn memory(&mut self, pages: u32) -> Option<Difference> {
+    /// The first byte of the window that differs, but for some.
+    fn memory(&mut self, pages: u32, ignored: &[Range<usize>]) -> Option<Difference> {
         let native = self.processor.window();
         let model = self.ram.window();
         let size = PAGE as usize;
+        let page = |n: usize| n * size..(n + 1) * size;
         (0..PAGES)
-            .filter(|page| pages >> page & 1 != 0)
-            .map(|page| page * size)
-            .find(|at| native[*at..][..size] != model[*at..][..size])
-            .map(|at| {
-                let same = native[at..].iter().zip(&model[at..]);
-                Difference::Memory(at + same.take_while(|(a, b)| a == b).count())
-            })
+            .filter(|n| pages >> n & 1 != 0)
+            .map(page)
+            .filter(|bytes| native[bytes.clone()] != model[bytes.clone()])
+            .flatten()
+            .filter(|at| native[*at] != model[*at])
+            .find(|at| !ignored.iter().any(|range| range.contains(at)))
+            .map(Difference::Memory)
     }
 
     fn same_memory(&mut self) -> bool {
-        self.memory(u32::MAX).is_none()
+        self.memory(u32::MAX, &[]).is_none()
     }
 
     /// Makes the processor's memory what the emulator's is.

@@ -54,6 +54,7 @@ fn retired(case: &Case) -> (End, Emulated) {
         cpu,
         xsave: None,
         stop: None,
+        paused: false,
     };
     (end, emulated)
 }
