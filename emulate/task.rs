@@ -19,16 +19,17 @@
 //! set last.
 
 mod load;
+mod old;
 mod state;
 
 use ept::Gva;
 
-use crate::cpu::Cpu;
 use crate::descriptor::{error_code, is_null, system, Descriptor, Flag};
 use crate::guard::{Guest, Intent, Span};
 use crate::op::Op;
 use crate::stop::{Exception, Stop};
 use load::Loaded;
+use old::Old;
 use state::{Image, State};
 
 /// What a task switch comes from, in the order of the exit qualification (SDM 3C table
@@ -99,11 +100,11 @@ pub fn switch(guest: &mut Guest<'_>, switch: &Switch) -> Result<Switched, Stop> 
     if guest.cpu.paging.long_mode() {
         return Err(Stop::Refused(Op::Unknown));
     }
-    let old = *guest.cpu;
+    let old = Old::new(guest.cpu);
     let posted = guest.devices.posted();
     let result = change(guest, switch, &old);
     if result.is_err() {
-        *guest.cpu = old;
+        old.restore(guest.cpu);
         guest.devices.take_back(posted);
     }
     result
@@ -112,7 +113,7 @@ pub fn switch(guest: &mut Guest<'_>, switch: &Switch) -> Result<Switched, Stop> 
 /// Reads the new task. `old` are the registers of the old one.
 // These functions are not inlined into each other: each has its part of the stack.
 #[inline(never)]
-fn change(guest: &mut Guest<'_>, switch: &Switch, old: &Cpu) -> Result<Switched, Stop> {
+fn change(guest: &mut Guest<'_>, switch: &Switch, old: &Old) -> Result<Switched, Stop> {
     let target = target(guest, switch)?;
     let state = State::read(guest, &target)?;
     let exception = enter(guest, switch, old, &target, &state)?;
@@ -127,7 +128,7 @@ fn change(guest: &mut Guest<'_>, switch: &Switch, old: &Cpu) -> Result<Switched,
 fn enter(
     guest: &mut Guest<'_>,
     switch: &Switch,
-    old: &Cpu,
+    old: &Old,
     target: &Descriptor,
     state: &State,
 ) -> Result<Option<Exception>, Stop> {
@@ -226,7 +227,7 @@ impl Writes {
         &mut self,
         guest: &mut Guest<'_>,
         switch: &Switch,
-        old: &Cpu,
+        old: &Old,
         loaded: &mut Loaded,
     ) -> Result<(), Stop> {
         if let Some(span) = self.old.take() {

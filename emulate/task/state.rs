@@ -14,8 +14,9 @@
 
 use ept::{Gpa, Gva};
 
+use super::old::Old;
 use super::{is_wide, Reason, Switch};
-use crate::cpu::{rflags, Cpu};
+use crate::cpu::rflags;
 use crate::descriptor::{system, Descriptor};
 use crate::guard::Guest;
 use crate::op::Op;
@@ -59,16 +60,16 @@ pub(super) struct Image {
 impl Image {
     /// The registers of the old task.
     #[inline(never)]
-    pub(super) fn new(cpu: &Cpu, switch: &Switch) -> Self {
-        let wide = is_wide(cpu.tr.attributes as u8);
+    pub(super) fn new(old: &Old, switch: &Switch) -> Self {
+        let wide = is_wide(old.tr.attributes as u8);
         let flags = match switch.reason {
-            Reason::Iret => cpu.rflags & !rflags::NT,
-            _ => cpu.rflags,
+            Reason::Iret => old.rflags & !rflags::NT,
+            _ => old.rflags,
         };
         let mut bytes = [0; 64];
         let registers = [switch.next_rip, flags];
-        let registers = registers.into_iter().chain(cpu.gprs.into_iter().take(8));
-        let selectors = cpu.segments.iter().map(|s| u64::from(s.selector));
+        let registers = registers.into_iter().chain(old.gprs);
+        let selectors = old.segments.iter().map(|s| u64::from(s.selector));
         let slots = bytes.chunks_exact_mut(if wide { 4 } else { 2 });
         // A 16-bit TSS has no FS and GS.
         let slots = slots.take(if wide { 16 } else { 14 });

@@ -507,6 +507,50 @@ fn a_switch_that_fails_can_be_tried_again() {
     }
 }
 
+/// A switch that changes every register and stops at its last step takes all back.
+#[test]
+fn a_switch_that_fails_restores_every_register() {
+    let setup = || {
+        // Virtual-8086 mode with AC, in an address space of its own.
+        let mut machine = machine(Reason::Jmp, true, 0x6_0202, [1, 0x300, 3, 4, 5, 6, 0]);
+        for directory in [0x1_0000, 0x1_1000] {
+            let entry = (directory + 0x2000) | 1;
+            machine.model.ram.write_u64(directory, entry);
+            machine.model.ram.write_u64(directory + 0x2000, 0xe3);
+        }
+        machine.model.ram.write_u32(NEW + 0x1c, 0x1_1000);
+        let cpu = &mut machine.cpu;
+        cpu.paging.cr0 |= 1 << 31;
+        cpu.paging.cr4 |= 1 << 4 | 1 << 5;
+        cpu.paging.cr3 = 0x1_0000;
+        cpu.paging.pdptes[0] = 0x1_2001;
+        machine
+    };
+    let mut smooth = setup();
+    let old = smooth.cpu;
+    assert_eq!(run(&mut smooth, Reason::Jmp), DONE);
+    let new = &smooth.cpu;
+    for n in 0..8 {
+        assert_ne!(new.gprs[n], old.gprs[n], "{n}");
+    }
+    for (new, old) in new.segments.iter().zip(&old.segments) {
+        assert_ne!(new, old);
+    }
+    assert!(new.ldtr != old.ldtr && new.tr != old.tr);
+    assert!(new.rip != old.rip && new.rflags != old.rflags);
+    assert!(new.code != old.code && new.cpl != old.cpl);
+    let (new, old) = (&new.paging, &old.paging);
+    assert!(new.cr0 != old.cr0 && new.cr3 != old.cr3 && new.pdptes != old.pdptes);
+    assert!(new.user != old.user && new.ac != old.ac);
+
+    let last = smooth.model.writes().len() - 1;
+    let mut machine = setup();
+    machine.model.meanwhile.push(Meanwhile::Fail);
+    let zero = Meanwhile::Store(0x2_0000, 0);
+    machine.model.meanwhile.resize_with(last + 1, || zero);
+    assert_eq!(run(&mut machine, Reason::Jmp), Err(Stop::Host));
+}
+
 /// There and back: CALL and IRET leave the old task as it was.
 #[test]
 fn there_and_back() {
