@@ -20,20 +20,25 @@
 //! So a write is all or nothing across sub-pages, pages and devices, and what a
 //! permission change that lands in between forbids is not written.
 
-use ept::{Gfn, Gpa, Gva, PAGE_SIZE};
+use ept::{Gfn, Gpa, Gva};
 use spp::Mask;
 
 use crate::cpu::Cpu;
 use crate::journal::Journal;
-use crate::paging::{Access, Fault, Paging};
-use crate::stop::{Denial, Exception, Stop};
+use crate::paging::Access;
+use crate::stop::{Denial, Stop};
 use crate::GuestPhys;
 pub use bytes::following;
 use bytes::Written;
+use span::Fragments;
+pub use span::{Fragment, Intent, Source, Span};
+use translate::Translated;
 pub use watch::Breakpoints;
 
 mod bytes;
 mod entry;
+mod span;
+mod translate;
 mod watch;
 
 /// Longest span, in bytes: a page's worth of a string, or the frame of ENTER.
@@ -84,122 +89,6 @@ pub trait Memory: GuestPhys {
     fn exchange(&mut self, span: &Span, old: &[u8], new: &[u8]) -> Result<bool, Trouble>;
 }
 
-/// Bytes that follow each other in one page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Of the first byte.
-    pub gpa: Gpa,
-    /// How many, at least 1.
-    pub len: u16,
-    /// They belong to a device.
-    pub device: bool,
-}
-
-/// The fragments of an access: one, or two if it crosses a page boundary.
-#[derive(Debug, PartialEq, Eq)]
-struct Fragments {
-    first: Fragment,
-    second: Option<Fragment>,
-}
-
-impl Fragments {
-    fn iter(&self) -> impl Iterator<Item = Fragment> + '_ {
-        core::iter::once(self.first).chain(self.second)
-    }
-
-    /// Bytes of all, [`MAX_SPAN`] at most.
-    fn len(&self) -> u16 {
-        let second = self.second.map_or(0, |f| f.len);
-        self.first.len.saturating_add(second)
-    }
-}
-
-/// Bytes that may be read.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Source {
-    fragments: Fragments,
-    gva: Gva,
-}
-
-impl Source {
-    /// The guest-physical address of its first byte.
-    pub const fn gpa(&self) -> Gpa {
-        self.fragments.first.gpa
-    }
-
-    /// A device has a part in it.
-    pub fn device(&self) -> bool {
-        self.fragments.iter().any(|f| f.device)
-    }
-}
-
-/// Bytes that may be written: proof that the guest's page tables and the sub-page maps
-/// allowed it when it was made. Not `Clone`, and made by [`Guest::prepare_write`] and
-/// [`Guest::prepare_bytes`], and by the page walk for its own flags.
-#[derive(Debug, PartialEq, Eq)]
-#[must_use = "an access that was prepared is committed"]
-pub struct Span {
-    fragments: Fragments,
-    gva: Gva,
-}
-
-impl Span {
-    /// Its fragments, in the order of their addresses.
-    pub fn fragments(&self) -> impl Iterator<Item = Fragment> + '_ {
-        self.fragments.iter()
-    }
-
-    /// The linear address of its first byte.
-    pub const fn gva(&self) -> Gva {
-        self.gva
-    }
-
-    /// The guest-physical address of its first byte.
-    pub const fn gpa(&self) -> Gpa {
-        self.fragments.first.gpa
-    }
-
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
-        self.fragments.len().into()
-    }
-
-    /// Never: a span has a byte at least.
-    pub const fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Whether every memory fragment is still memory whose map allows the write of the
-    /// bytes whose bits are set in `bytes` (as for [`Memory::write`]); `page` says what
-    /// is at a frame now.
-    pub fn allowed(&self, bytes: u64, mut page: impl FnMut(Gfn) -> Page) -> bool {
-        let mut done = 0u16;
-        self.fragments().all(|fragment| {
-            let written = Written::new(fragment, done, bytes);
-            done = done.saturating_add(fragment.len);
-            fragment.device
-                || match page(fragment.gpa.gfn()) {
-                    Page::Ram(map) => map.allows(written.touched()),
-                    Page::Rom | Page::Device => false,
-                }
-        })
-    }
-
-    /// A device has a part in it.
-    pub fn device(&self) -> bool {
-        self.fragments().any(|f| f.device)
-    }
-}
-
-/// How a write uses what it writes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intent {
-    /// Only writes.
-    Write,
-    /// Reads first.
-    ReadWrite,
-}
-
 /// A virtual CPU and all that its instructions reach.
 pub struct Guest<'a> {
     /// Its registers.
@@ -214,17 +103,6 @@ pub struct Guest<'a> {
     translated: [Option<Translated>; 2],
     /// Data breakpoints that were met, bits 3:0.
     met: u8,
-}
-
-/// A page and where it is, for accesses of one kind.
-#[derive(Clone, Copy)]
-struct Translated {
-    /// Linear address, without the offset in the page.
-    page: u64,
-    cr3: u64,
-    user: bool,
-    access: Access,
-    gfn: Gfn,
 }
 
 impl<'a> Guest<'a> {
@@ -334,67 +212,6 @@ impl Guest<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Translates each page of an access.
-    fn fragments(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragments, Stop> {
-        let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
-        let len = len.clamp(1, MAX_SPAN as u16);
-        let first_len = len.min(in_page);
-        let rest = len.wrapping_sub(first_len);
-        if rest == 0 {
-            let first = self.fragment(gva, len, access)?;
-            return Ok(Fragments {
-                first,
-                second: None,
-            });
-        }
-        let next = self.cpu.linear(gva, first_len.into());
-        // The guest's own faults come before flags are set, and before denials of that.
-        let paging = self.cpu.paging;
-        for gva in [gva, next] {
-            let gpa = paging.translate(self.memory, gva, access);
-            gpa.map_err(|fault| fault_stop(&paging, gva, access, fault))?;
-        }
-        Ok(Fragments {
-            first: self.fragment(gva, first_len, access)?,
-            second: Some(self.fragment(next, rest, access)?),
-        })
-    }
-
-    fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, Stop> {
-        let paging = &self.cpu.paging;
-        let offset = gva.get() & (PAGE_SIZE - 1);
-        let (page, cr3, user) = (gva.get() ^ offset, paging.cr3, paging.user);
-        let same = |t: &Translated| (t.page, t.cr3, t.user, t.access) == (page, cr3, user, access);
-        let gfn = match self.translated.iter().flatten().find(|t| same(t)) {
-            Some(translated) => translated.gfn,
-            None => {
-                let gpa = paging
-                    .translate_and_mark(self.memory, gva, access)
-                    .map_err(|fault| fault_stop(paging, gva, access, fault))?;
-                let new = Translated {
-                    page,
-                    cr3,
-                    user,
-                    access,
-                    gfn: gpa.gfn(),
-                };
-                let [last, before] = &mut self.translated;
-                *before = last.replace(new);
-                new.gfn
-            }
-        };
-        Ok(Gpa::new(gfn.gpa().get() | offset))
-    }
-
-    fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
-        let gpa = self.translate(gva, access)?;
-        Ok(Fragment {
-            gpa,
-            len,
-            device: self.memory.page(gpa.gfn()) == Page::Device,
-        })
     }
 
     /// Reads bytes that were looked up, from the first on, as many as `out` has.
@@ -551,16 +368,6 @@ impl Guest<'_> {
             }
             false => Err(Stop::Retry),
         }
-    }
-}
-
-/// What a fault of the walk means to the instruction.
-fn fault_stop(paging: &Paging, gva: Gva, access: Access, fault: Fault) -> Stop {
-    match fault {
-        Fault::Page(code) => Exception::pf(gva, code).into(),
-        Fault::NonCanonical => Exception::gp(0).into(),
-        Fault::NoTable(_) => Exception::pf(gva, paging.not_present(access)).into(),
-        Fault::Stop(stop) => stop,
     }
 }
 

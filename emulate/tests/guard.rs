@@ -6,6 +6,8 @@ use std::vec::Vec;
 use super::*;
 use crate::insn::CodeSize;
 use crate::model::{Event, Meanwhile, Model};
+use crate::paging::Paging;
+use crate::stop::Exception;
 
 #[path = "guard/devices.rs"]
 mod devices;
