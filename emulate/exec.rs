@@ -25,7 +25,7 @@ mod vector;
 
 use crate::cpu::{mask, rflags};
 use crate::guard::Guest;
-use crate::insn::{CodeSize, Insn};
+use crate::insn::Insn;
 use crate::op::{Op, Policy};
 use crate::stop::Stop;
 
@@ -130,13 +130,13 @@ fn retire_at(guest: &mut Guest<'_>, rip: u64) -> Done {
     Done::Retired
 }
 
-/// Where the next instruction is.
+/// Where the next instruction is. EIP has 32 bits in 16-bit code too: behind FFFFH comes
+/// 10000H, and the limit of CS decides (SDM 3A 6.15, #GP). Only branches cut it.
 fn next_rip(guest: &Guest<'_>, insn: &Insn) -> u64 {
     let next = guest.cpu.rip.wrapping_add(insn.len.into());
-    match guest.cpu.code {
-        CodeSize::Bits16 => next & mask(2),
-        CodeSize::Bits32 => next & mask(4),
-        CodeSize::Bits64 => next,
+    match guest.cpu.long() {
+        true => next,
+        false => next & mask(4),
     }
 }
 

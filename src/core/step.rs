@@ -37,7 +37,8 @@ pub struct Finished {
 }
 
 /// RIP behind an instruction of `len` bytes; `long` if it is 64-bit code.
-/// Elsewhere RIP has 32 bits.
+/// Elsewhere RIP has 32 bits, in 16-bit code too: behind FFFFH comes 10000H, and the limit
+/// of CS decides (SDM 3A 6.15, #GP).
 #[inline]
 pub const fn next_rip(rip: u64, len: u64, long: bool) -> u64 {
     let next = rip.wrapping_add(len);
@@ -123,6 +124,7 @@ mod tests {
 
     #[test]
     fn rip_wraps_where_the_code_does() {
+        assert_eq!(next_rip(0xffff, 2, false), 0x1_0001);
         assert_eq!(next_rip(0xffff_ffff, 2, false), 1);
         assert_eq!(next_rip(0xffff_ffff, 2, true), 0x1_0000_0001);
         assert_eq!(next_rip(u64::MAX, 1, true), 0);

@@ -97,7 +97,17 @@ fn sixteen_bits() {
     machine.cpu.rip = 0xfffd;
     assert_eq!(go(&mut machine, &[0xe8, 0x10, 0]), Ok(0x10));
     assert_eq!(machine.u16(SP - 2), 0);
-    // And what comes next wraps too.
+    // What comes next does not wrap: there, the limit of CS decides.
     machine.cpu.rip = 0xffff;
-    assert_eq!(go(&mut machine, &[0x50]), Ok(0));
+    assert_eq!(go(&mut machine, &[0x50]), Ok(0x1_0000));
+    machine.cpu.segments[1].limit = u32::MAX;
+    machine.cpu.rip = 0xfffe;
+    let call = [0x66, 0xe8, 0x10, 0, 0, 0];
+    assert_eq!(go(&mut machine, &call), Ok(0x1_0014));
+    let sp = machine.cpu.gprs[4];
+    assert_eq!(
+        machine.u32(sp),
+        0x1_0004,
+        "with 32-bit operands none is cut"
+    );
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cpu::rflags::{DF, TF};
+use crate::insn::CodeSize;
 use crate::machine::TSS;
 use crate::stop::PortRead;
 use crate::GuestPhys;
