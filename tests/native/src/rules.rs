@@ -64,6 +64,9 @@ pub enum Rule {
     /// of the bytes that are not written are looked at, and whether the segment or the
     /// pages come first, is the processor's choice (SDM 2B, MASKMOVDQU).
     MaskedEnd,
+    /// MASKMOVDQU at 16-bit addresses over 64 KiB, in a segment that goes on there: AMD's
+    /// processors look for the second half of the operand by a 16-bit address of its own.
+    MaskedHalves,
     /// Far RET that faults at the stack: the address may be that of either of the two
     /// elements. Far CALL that is denied: the emulator looks at both together.
     FarStack,
@@ -104,7 +107,7 @@ pub struct Ignored {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ReplayedFlags,
         Self::OtherOperand,
         Self::PartOfFrame,
@@ -117,6 +120,7 @@ impl Rule {
         Self::MaskedFault,
         Self::MaskedDenial,
         Self::MaskedEnd,
+        Self::MaskedHalves,
         Self::FarStack,
         Self::FarOuterStack,
         Self::FarRelease,
@@ -142,9 +146,11 @@ impl Rule {
             Self::UndefinedResult => ignored.memory.push(memory::operand(case)),
             Self::Aliases => ignored.memory.push(0..WINDOW),
             Self::FarRelease => ignored.upper_sp = true,
-            Self::WrappedFrame | Self::MaskedDenial | Self::MaskedEnd | Self::FarPointer => {
-                ignored.all = true;
-            }
+            Self::WrappedFrame
+            | Self::MaskedDenial
+            | Self::MaskedEnd
+            | Self::MaskedHalves
+            | Self::FarPointer => ignored.all = true,
         }
     }
 }
@@ -214,6 +220,7 @@ impl Judged<'_, '_> {
             Rule::MaskedFault => self.masked_fault(),
             Rule::MaskedDenial => self.masked_denial(),
             Rule::MaskedEnd => self.masked_end(),
+            Rule::MaskedHalves => self.masked_halves(),
             Rule::FarStack => self.far_stack(),
             Rule::FarOuterStack => self.far_outer_stack(),
             Rule::FarRelease => self.far_release(),

@@ -146,6 +146,12 @@ fn memory_is_excused_byte_by_byte() {
     // The upper half of what PUSH DS writes.
     let push = case(CodeSize::Bits32, &[0x1e], &[(RSP, LOW + 0x108)]);
     assert_eq!(range(Rule::PushedSelector, &push), 0x106..0x108);
+    // An element over 64 KiB of a larger segment does not wrap.
+    let mut push = case(CodeSize::Bits16, &[0x66, 0x1e], &[(RSP, 2)]);
+    let mut ss = *push.start.segment(Seg::Ss);
+    (ss.base, ss.attributes) = (LOW - 0x1800, 0x80f3);
+    push.start.set_segment(Seg::Ss, ss);
+    assert_eq!(range(Rule::PushedSelector, &push), 0xe800..0xe802);
     // Eight elements of PUSHA; two of ENTER 0, 1.
     let pusha = case(CodeSize::Bits32, &[0x60], &[(RSP, LOW + 0x100)]);
     assert_eq!(range(Rule::PartOfFrame, &pusha), 0xe0..0x100);
@@ -174,6 +180,20 @@ fn masked_stores_may_fault_in_the_same_page() {
     ] {
         assert_eq!(rules(&store, native, emulated, true), []);
     }
+}
+
+#[test]
+fn halves_of_a_masked_store_wrap_at_64_kib_only() {
+    // MASKMOVDQU XMM0, XMM1.
+    let store = |code, rdi| case(code, &[0x66, 0x0f, 0xf7, 0xc1], &[(RDI, rdi)]);
+    let at = fault(LOW, 6);
+    let over = store(CodeSize::Bits16, 0x1_fff1);
+    assert_eq!(rules(&over, at, None, true), [Rule::MaskedHalves]);
+    assert_eq!(rules(&over, at, None, false), []);
+    let below = store(CodeSize::Bits16, 0x1_fff0);
+    assert_eq!(rules(&below, at, None, true), []);
+    let wide = store(CodeSize::Bits32, 0xfff1);
+    assert_eq!(rules(&wide, at, None, true), []);
 }
 
 #[test]

@@ -46,6 +46,8 @@ impl Aim<'_> {
         let limit = u64::from(segment.limit);
         let edge = match (segment.expand_down(), self.rng.chance(50)) {
             (true, true) if !segment.big() => 0xffff,
+            // Where 16-bit offsets end.
+            (false, true) if limit > 0xffff => 0xffff,
             (false, true) if self.rng.chance(20) => 0,
             _ => limit,
         };

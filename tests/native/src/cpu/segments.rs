@@ -69,6 +69,8 @@ pub const DESCRIPTORS: &[Descriptor] = &[
         ..data(Choice::Code16, CODE, CODE_LIMIT, false)
     },
     data(Choice::Code16, CODE, u32::MAX, false),
+    // Instructions lie on both sides of offset 64 KiB.
+    data(Choice::Code16, CODE - 0xff00, u32::MAX, false),
     data(Choice::Code32, CODE, CODE_LIMIT, true),
     Descriptor {
         locked: true,
@@ -79,6 +81,8 @@ pub const DESCRIPTORS: &[Descriptor] = &[
     data(Choice::Stack, LOW, 0xffff, true),
     data(Choice::Stack, LOW + 0x807, 0x67f2, false),
     data(Choice::Stack, LOW + 0x2803, 0xbffc, true),
+    // 16-bit offsets wrap where more of the segment follows.
+    data(Choice::Stack, LOW - 0x1800, 0x1_17ff, false),
     // Offsets wrap at 4 GiB on the way to the window.
     data(Choice::Stack, 0xf000_0000, u32::MAX, true),
     Descriptor {

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use emulate::cpu::Cpu;
+use emulate::cpu::{mask, Cpu};
 use emulate::insn::{Insn, Rep, Seg};
 use emulate::op::Op;
 use emulate::stop::Stop;
@@ -45,9 +45,9 @@ pub(super) fn frame(case: &Case) -> Range<usize> {
 /// Bits 31:16 of the element that PUSH of a segment register writes.
 pub(super) fn above_selector(case: &Case) -> Range<usize> {
     let cpu = &case.start;
-    let sp = cpu.gpr(RSP).wrapping_sub(2);
-    let sp = sp & emulate::cpu::mask(cpu.stack_size());
-    window(linear(cpu, Seg::Ss, sp), 2)
+    let sp = cpu.gpr(RSP).wrapping_sub(4) & mask(cpu.stack_size());
+    // Inside the element offsets do not wrap.
+    window(linear(cpu, Seg::Ss, sp.wrapping_add(2)), 2)
 }
 
 /// The memory operand.

@@ -2,6 +2,7 @@
 
 //! Masked stores.
 
+use emulate::cpu::mask;
 use emulate::op::Op;
 use emulate::stop::{Exception, Stop};
 
@@ -36,6 +37,13 @@ impl Judged<'_, '_> {
         let masked = matches!(self.insn().op, Op::Maskmovdqu | Op::VmaskmovStore);
         let segment = [Exception::gp(0), Exception::ss(0)].map(Some);
         masked && self.crosses_end() && segment.contains(&self.emulated.exception())
+    }
+
+    pub(super) fn masked_halves(&self) -> bool {
+        let insn = self.insn();
+        let first = allowed::operand(self.cpu(), insn);
+        let halves = insn.op == Op::Maskmovdqu && insn.addr_size == 2;
+        self.context.amd && halves && first.wrapping_add(15) > mask(2)
     }
 
     /// The address of the processor's page fault for a write to the memory operand.
