@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Data that has been read outlives a denial of the write that it was read for: it is
-//! kept by the address of the instruction until that is executed again.
+//! kept by the address of the instruction until that is executed again, or until user
+//! space takes RIP elsewhere from there, which has dealt with the instruction then.
 
 use ept::Gpa;
 
@@ -160,6 +161,16 @@ impl Journal {
         };
         if let Some(place) = self.kept.iter_mut().min_by_key(age) {
             core::mem::swap(place, &mut self.now);
+        }
+    }
+
+    /// User space takes RIP from linear address `rip` to elsewhere: what the instruction
+    /// there has read is of no more use, least of all to its next execution.
+    pub fn leave(&mut self, rip: u64) {
+        self.cursor = 0;
+        let reads = core::iter::once(&mut self.now).chain(&mut self.kept);
+        for reads in reads.filter(|reads| reads.rip == rip) {
+            reads.forget();
         }
     }
 

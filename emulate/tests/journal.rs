@@ -118,6 +118,29 @@ fn the_oldest_goes_first() {
     assert!(begin(&mut journal, 0).is_err());
 }
 
+/// User space skips an instruction: its data is gone, and that of others is not.
+#[test]
+fn a_skipped_instruction_asks_again() {
+    for put_aside in [false, true] {
+        let mut journal = Journal::new();
+        for rip in [1, 2, 3] {
+            assert!(begin(&mut journal, rip).is_err());
+            assert!(journal.supply(word(0x1000), data(rip as u8)));
+        }
+        journal.begin(2);
+        journal.supply_ports(ports(2), &[1, 2, 3, 4]);
+        if put_aside {
+            assert!(begin(&mut journal, 9).is_err());
+        }
+        journal.leave(2);
+        journal.leave(100);
+        assert_eq!(begin(&mut journal, 1), Ok(1));
+        assert_eq!(begin(&mut journal, 2), Err(word(0x1000)));
+        assert!(journal.port_data().is_empty());
+        assert_eq!(begin(&mut journal, 3), Ok(3));
+    }
+}
+
 fn ports(count: u16) -> PortRead {
     PortRead {
         port: 0x60,

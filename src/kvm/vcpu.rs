@@ -392,6 +392,7 @@ impl VcpuFile {
         let state = &mut *state;
         let vmx = &self.vm.vmx;
         state.emulator.forget();
+        let here = state.guest.linear_rip();
         match cmd {
             KVM_SET_REGS => state.guest.set_regs(&user::read::<Regs>(arg)?),
             KVM_SET_SREGS => {
@@ -417,6 +418,9 @@ impl VcpuFile {
                 state.with_vmcs(vmx, |vmcs, guest| guest.set_debugregs(vmcs, &regs))??;
             }
             _ => state.guest.set_event(cmd, arg)?,
+        }
+        if state.guest.linear_rip() != here {
+            state.emulator.journal.leave(here);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ tests![
     denied_when_a_port_has_answered,
     denied_in_the_middle_of_an_answer,
     skipped_with_an_answer,
+    skipped_and_executed_again,
     another_instruction_comes_between,
     flags_of_a_denied_page_table,
     flags_of_an_allowed_page_table,
@@ -26,6 +27,9 @@ tests![
     interrupt_shadow_stays,
     faults_go_before_denials,
 ];
+
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
 
 fn expect_denial(rig: &mut Rig, at: u64) -> vmm::SppExit {
     match rig.run() {
@@ -114,6 +118,30 @@ fn skipped_with_an_answer(lab: &Lab) {
     assert_eq!(rig.machine.read(RAM + 0x200, 1), contents(1)[5..6]);
 }
 
+/// The same instruction asks anew when its turn comes again.
+fn skipped_and_executed_again(lab: &Lab) {
+    let mut rig = rig(lab, |a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(rsi, rbx)?;
+        a.movsb()?;
+        a.dec(ecx)?;
+        a.jnz(again)
+    });
+    rig.machine.change_regs(|r| {
+        (r.rbx, r.rcx) = (FIRST_DEVICE + 5, 2);
+        r.rdi = PROTECTED + 0x200;
+    });
+    answer_and_deny(&mut rig);
+    let exit = expect_denial(&mut rig, 0x200);
+    set_map(&rig, FULL);
+    rig.machine.cpu.skip(exit.insn_len.into()).expect("skip");
+    rig.bus.registers_mut()[5] = 0x77;
+    let read = |byte| Access::Read(HOLE + 5, vec![byte]);
+    assert_eq!(rig.log_until_hlt(), [read(contents(1)[5]), read(0x77)]);
+    assert_eq!(rig.machine.read(RAM + 0x200, 1), [0x77]);
+}
+
 /// An interrupt's handler with device accesses of its own, before the write is allowed.
 fn another_instruction_comes_between(lab: &Lab) {
     let mut rig = rig(lab, |a| {
@@ -125,10 +153,19 @@ fn another_instruction_comes_between(lab: &Lab) {
     rig.machine.change_regs(|r| {
         (r.rsi, r.rdi) = (FIRST_DEVICE, PROTECTED + 0x200);
         r.rbx = FIRST_DEVICE + 0x20;
+        r.rflags |= IF;
     });
     answer_and_deny(&mut rig);
     expect_denial(&mut rig, 0x200);
     let regs = rig.machine.regs();
+    let mut events = rig.machine.cpu.fd().get_vcpu_events().expect("events");
+    (events.interrupt.injected, events.interrupt.nr) = (1, 0x3f);
+    rig.machine
+        .cpu
+        .fd()
+        .set_vcpu_events(&events)
+        .expect("events");
+    assert_eq!(rig.machine.expect_event(0x3f).rip, CODE);
     let other = rig.machine.program.instructions().nth(2);
     rig.machine.change_regs(|r| r.rip = other.expect("a load"));
     let (first, second) = (contents(1)[..4].to_vec(), contents(1)[0x20..0x21].to_vec());
