@@ -79,8 +79,8 @@ pub enum Rule {
     /// Far CALL to beyond the limit of the new segment or with a stack beyond its limit,
     /// which faults too: the limits come first (SDM 2A, CALL), but not on AMD's processors.
     FarOrder,
-    /// A far pointer in memory over the end of a segment or of canonical addresses: AMD's
-    /// processors look at its halves one after the other, and wrap between them.
+    /// A far pointer in memory over the end of a segment, of 16-bit addresses or of canonical
+    /// ones: AMD's processors look at its halves one after the other, and wrap between them.
     FarPointer,
     /// A write that crosses from a page which a sub-page map denies into one that is not
     /// present: the guest's own faults come before denials. Here, natively, the denied
@@ -261,6 +261,13 @@ impl Judged<'_, '_> {
             }
             false => faults(segment, first) != faults(segment, last),
         }
+    }
+
+    /// The operand begins where 16-bit addresses end, and has bytes behind that.
+    fn crosses_64_kib(&self) -> bool {
+        let insn = self.insn();
+        let last = allowed::operand(self.cpu(), insn) + u64::from(insn.mem_size) - 1;
+        insn.addr_size == 2 && last > mask(2)
     }
 }
 

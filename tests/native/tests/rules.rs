@@ -183,7 +183,15 @@ fn masked_stores_may_fault_in_the_same_page() {
 }
 
 #[test]
-fn halves_of_a_masked_store_wrap_at_64_kib_only() {
+fn halves_of_an_operand_wrap_at_64_kib_only() {
+    // JMP FAR [SI].
+    let jump = |code, rsi| case(code, &[0xff, 0x2c], &[(RSI, rsi)]);
+    let over = jump(CodeSize::Bits16, 0xfffd);
+    let at = fault(LOW, 4);
+    assert_eq!(rules(&over, at, None, true), [Rule::FarPointer]);
+    assert_eq!(rules(&over, at, None, false), []);
+    let below = jump(CodeSize::Bits16, 0xfffc);
+    assert_eq!(rules(&below, at, None, true), []);
     // MASKMOVDQU XMM0, XMM1.
     let store = |code, rdi| case(code, &[0x66, 0x0f, 0xf7, 0xc1], &[(RDI, rdi)]);
     let at = fault(LOW, 6);

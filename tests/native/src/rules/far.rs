@@ -49,7 +49,7 @@ impl Judged<'_, '_> {
     pub(super) fn far_pointer(&self) -> bool {
         let insn = self.insn();
         let in_memory = far::is_far(insn.op) && insn.has_mem();
-        self.context.amd && in_memory && self.crosses_end()
+        self.context.amd && in_memory && (self.crosses_end() || self.crosses_64_kib())
     }
 
     /// A page fault at what a far branch pushes or pops.

@@ -2,7 +2,6 @@
 
 //! Masked stores.
 
-use emulate::cpu::mask;
 use emulate::op::Op;
 use emulate::stop::{Exception, Stop};
 
@@ -40,10 +39,7 @@ impl Judged<'_, '_> {
     }
 
     pub(super) fn masked_halves(&self) -> bool {
-        let insn = self.insn();
-        let first = allowed::operand(self.cpu(), insn);
-        let halves = insn.op == Op::Maskmovdqu && insn.addr_size == 2;
-        self.context.amd && halves && first.wrapping_add(15) > mask(2)
+        self.context.amd && self.insn().op == Op::Maskmovdqu && self.crosses_64_kib()
     }
 
     /// The address of the processor's page fault for a write to the memory operand.
