@@ -20,6 +20,7 @@ pub(crate) mod bus;
 pub(crate) mod control;
 pub(crate) mod delivery;
 pub(crate) mod dev;
+pub(crate) mod devices;
 pub(crate) mod emulator;
 pub(crate) mod entry;
 pub(crate) mod exits;

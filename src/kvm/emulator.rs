@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Instructions that the processor cannot finish: fetched, decoded and executed here,
-//! with devices asked through user space.
+//! with devices asked through user space ([`devices`]).
 //!
 //! ```text
 //!   exit --> emulate: registers from the VMCS
@@ -21,12 +21,12 @@
 
 use super::{
     area::Area,
+    devices,
     guest::GuestMemory,
     report::UserExit,
     stepping,
     vcpu::{
         Guest,
-        Pending,
         State, //
     },
     vm::Vm, //
@@ -65,9 +65,7 @@ use emulate::{
     },
     stop::{
         Denial,
-        DeviceRead,
         Exception,
-        PortRead,
         Stop, //
     }, //
 };
@@ -75,12 +73,9 @@ use ept::{
     Gfn,
     Gpa, //
 };
-use ioctl_api::{
-    run,
-    subpage::{
-        KVM_SPP_CAUSE_EMULATED,
-        KVM_SPP_EXIT_INSN_LEN_VALID, //
-    }, //
+use ioctl_api::subpage::{
+    KVM_SPP_CAUSE_EMULATED,
+    KVM_SPP_EXIT_INSN_LEN_VALID, //
 };
 use kernel::prelude::*;
 use vmcore::{
@@ -323,7 +318,7 @@ fn finish(
             guest.take_segments(vmcs, &emulator.cpu);
         })?;
     }
-    Ok(devices(vm, area, state))
+    Ok(devices::tell(vm, area, state))
 }
 
 /// Carries out a [`Stop`] of the decoded instruction that needs nothing but the vCPU.
@@ -331,8 +326,8 @@ pub(crate) fn stopped(state: &mut State, stop: &Stop, cause: u8) -> Option<UserE
     match stop {
         Stop::Exception(exception) => raise(&mut state.guest, exception),
         Stop::Denied(denial) => Some(denied(state, denial, cause)),
-        Stop::DeviceRead(read) => Some(ask_device(state, *read)),
-        Stop::PortRead(read) => Some(ask_port(state, *read)),
+        Stop::DeviceRead(read) => Some(devices::ask(state, *read)),
+        Stop::PortRead(read) => Some(devices::ask_port(state, *read)),
         Stop::Retry => None,
         Stop::Reenter | Stop::Refused(_) | Stop::Host => Some(state.emulator.failure()),
     }
@@ -365,95 +360,8 @@ fn denied(state: &State, denial: &Denial, cause: u8) -> UserExit {
     UserExit::Spp(exit)
 }
 
-/// Asks user space to read a device.
-fn ask_device(state: &mut State, read: DeviceRead) -> UserExit {
-    state.guest.pending = Some(Pending::Device {
-        linear_rip: state.guest.linear_rip(),
-        read,
-    });
-    UserExit::Mmio(run::MmioExit {
-        phys_addr: read.gpa.get(),
-        len: read.len.into(),
-        ..run::MmioExit::default()
-    })
-}
-
-/// Asks user space to read a port.
-fn ask_port(state: &mut State, read: PortRead) -> UserExit {
-    state.guest.pending = Some(Pending::Ports {
-        linear_rip: state.guest.linear_rip(),
-        read,
-    });
-    UserExit::Io(run::IoExit {
-        direction: run::KVM_EXIT_IO_IN,
-        size: read.size,
-        port: read.port,
-        count: read.count.into(),
-        data_offset: run::PIO_DATA as u64,
-    })
-}
-
-/// Tells devices what finished instructions have written: those in the kernel at once, those
-/// in user space one exit at a time.
-pub(crate) fn devices(vm: &Vm, area: &Area, state: &mut State) -> Option<UserExit> {
-    let journal = &mut state.emulator.journal;
-    if let Some((port, size, value)) = journal.take_port_write() {
-        let bytes = value.to_le_bytes();
-        let bytes = bytes.get(..usize::from(size)).unwrap_or(&bytes);
-        if !vm.bus.port_write(port, bytes, area) {
-            area.store(run::PIO_DATA, value);
-            return Some(UserExit::Io(run::IoExit {
-                direction: run::KVM_EXIT_IO_OUT,
-                size,
-                port,
-                count: 1,
-                data_offset: run::PIO_DATA as u64,
-            }));
-        }
-    }
-    while let Some(word) = journal.next_write() {
-        let bytes = word.data.get(..usize::from(word.len)).unwrap_or(&word.data);
-        if !vm.bus.mmio_write(word.gpa, bytes, area) {
-            state.guest.pending = Some(Pending::Writes);
-            return Some(UserExit::Mmio(run::MmioExit {
-                phys_addr: word.gpa,
-                data: word.data,
-                len: word.len.into(),
-                is_write: 1,
-                ..run::MmioExit::default()
-            }));
-        }
-    }
-    None
-}
-
-/// The data of a device has come: the instruction is executed again.
-pub(crate) fn resume_device(
-    vm: &Vm,
-    area: &Area,
-    state: &mut State,
-    read: DeviceRead,
-) -> Result<Option<UserExit>> {
-    let data = area.load::<u64>(run::MMIO_DATA).to_le_bytes();
-    if !state.emulator.journal.supply(read, data) {
-        return super::violation::emulation_failure(vm, state).map(Some);
-    }
-    resume(vm, area, state)
-}
-
-/// The data of a port has come: the instruction is executed again.
-pub(crate) fn resume_port(
-    vm: &Vm,
-    area: &Area,
-    state: &mut State,
-    read: PortRead,
-) -> Result<Option<UserExit>> {
-    let len = usize::from(read.count) * usize::from(read.size);
-    area.read(run::PIO_DATA, state.emulator.journal.port_space(read, len));
-    resume(vm, area, state)
-}
-
-fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+/// Goes on with an instruction that has waited for a device, whose data is in the journal.
+pub(crate) fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
     match state.emulator.registers {
         Registers::Waiting => {
             let memory = GuestMemory::new(vm);

@@ -14,6 +14,7 @@
 
 use super::{
     area::Area,
+    devices,
     emulator,
     entry::{
         self,
@@ -171,12 +172,12 @@ fn complete(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>>
             input,
         }) if linear_rip == here => complete_port(area, &mut state.guest, len, input),
         Some(Pending::Device { linear_rip, read }) if linear_rip == here => {
-            return emulator::resume_device(vm, area, state, read)
+            return devices::resume(vm, area, state, read)
         }
         Some(Pending::Ports { linear_rip, read }) if linear_rip == here => {
-            return emulator::resume_port(vm, area, state, read)
+            return devices::resume_port(vm, area, state, read)
         }
-        Some(Pending::Writes) => return Ok(emulator::devices(vm, area, state)),
+        Some(Pending::Writes) => return Ok(devices::tell(vm, area, state)),
         _ => {}
     }
     Ok(None)
