@@ -53,6 +53,10 @@ use vmcore::cpuid;
 /// Pages that an instruction can lie in.
 const CODE_PAGES: usize = 2;
 
+/// How often the pages that an instruction writes to are mapped for its view, before the
+/// guest gets its turn.
+const ATTEMPTS: u32 = 4;
+
 /// What the next VM entry is to be made with.
 #[derive(Clone, Copy)]
 pub(crate) struct Step {
@@ -130,15 +134,18 @@ pub(crate) fn instruction(
     if !state.copies(&mut memory, &footprint, insn) {
         return Ok(None);
     }
-    if let Some(step) = view(vm, &state.stepper, &footprint) {
-        state.guest.step = Some(step);
-        state.stepper.failed = None;
-        return Ok(None);
+    for _ in 0..ATTEMPTS {
+        if let Some(step) = view(vm, &state.stepper, &footprint) {
+            state.guest.step = Some(step);
+            state.stepper.failed = None;
+            return Ok(None);
+        }
+        // Where the host had to copy a page first, it is mapped by a second try only.
+        for gfn in footprint.data.into_iter().flatten() {
+            vm.fault(&mut state.guest.reserve, gfn, true)?;
+        }
     }
-    // The pages are not mapped, which the guest's next try may change.
-    for gfn in footprint.data.into_iter().flatten() {
-        vm.fault(&mut state.guest.reserve, gfn, true)?;
-    }
+    // What is in the way, the guest's next try may change.
     let here = state.guest.linear_rip();
     match state.stepper.failed.replace(here) == Some(here) {
         true => Ok(Some(state.emulator.failure())),
