@@ -12,6 +12,8 @@
 //!   mmio, modes, port   the exits, and what the guest has afterwards
 //!   completion          what is left to KVM_RUN when user space has answered
 //!   faults, debug       exceptions of emulated instructions, and what comes between them
+//!   host                what is done to the host's page behind a write
+//!   paging              page walks, next to those of the processor
 //!   differential        whole programs, here and on /dev/kvm
 //!   guarded             writes to sub-pages, with devices and ports as their sources
 //!   backend             the same programs with either backend
@@ -27,8 +29,10 @@ mod differential;
 mod faults;
 mod forms;
 mod guarded;
+mod host;
 mod mmio;
 mod modes;
+mod paging;
 mod port;
 mod random;
 mod rig;
@@ -47,5 +51,7 @@ pub(crate) const ALL: &[&[Test]] = &[
     port::TESTS,
     faults::TESTS,
     debug::TESTS,
+    host::TESTS,
+    paging::TESTS,
     differential::TESTS,
 ];

@@ -149,6 +149,12 @@ impl Mapping {
         Self::map(len, prot, libc::MAP_SHARED, fd.as_raw_fd(), offset)
     }
 
+    /// `mmap` of a file, private: what is written stays here.
+    pub(crate) fn private(fd: &impl AsRawFd, len: usize) -> Result<Self, i32> {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        Self::map(len, prot, libc::MAP_PRIVATE, fd.as_raw_fd(), 0)
+    }
+
     fn map(len: usize, prot: i32, flags: i32, fd: i32, offset: i64) -> Result<Self, i32> {
         // SAFETY: a new mapping at an address of the kernel's choice.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
@@ -228,6 +234,22 @@ impl Mapping {
         (0..self.len / 8).fold(0, |sum: u64, n| {
             sum.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.read(8 * n)
         })
+    }
+
+    /// `munmap` of a part, which must be mapped again before it is used.
+    pub(crate) fn unmap(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len);
+        // SAFETY: inside the mapping, of which nobody holds references.
+        unsafe { assert_eq!(libc::munmap(self.start.byte_add(offset), len), 0) };
+    }
+
+    /// Puts the begin of a file in the place of all that is mapped.
+    pub(crate) fn place(&self, file: &impl AsRawFd) {
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let (prot, fd) = (libc::PROT_READ | libc::PROT_WRITE, file.as_raw_fd());
+        // SAFETY: the whole mapping, of which nobody holds references.
+        let new = unsafe { libc::mmap(self.start, self.len, prot, flags, fd, 0) };
+        assert_eq!(new, self.start);
     }
 
     /// Unmaps a part and maps new zeros there.

@@ -42,6 +42,14 @@ fn needs_both(lab: &Lab) {
     }
 }
 
+/// The device with each of the backends that it has, or a skipped test.
+pub(super) fn each(lab: &Lab) -> Vec<Lab> {
+    lab.needs_spp();
+    let has = |backend: &Backend| lab.spp_mask() & backend.cap() != 0;
+    let found = BOTH.into_iter().filter(has);
+    found.map(|backend| with(lab, backend)).collect()
+}
+
 /// The device with that backend.
 fn with(lab: &Lab, backend: Backend) -> Lab {
     Lab::new(lab.device().to_owned(), Some(backend))
