@@ -8,6 +8,7 @@
 //!   rig                 a guest with a window of pages that are memory or devices
 //!   forms               single instructions, and which accesses each makes
 //!   random              programs of random forms
+//!   kinds               modes, and what segments make of them
 //!   trace               all that can be seen of a run
 //!   mmio, modes, port   the exits, and what the guest has afterwards
 //!   completion          what is left to KVM_RUN when user space has answered
@@ -30,6 +31,7 @@ mod faults;
 mod forms;
 mod guarded;
 mod host;
+mod kinds;
 mod mmio;
 mod modes;
 mod paging;

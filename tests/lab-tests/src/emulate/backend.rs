@@ -4,7 +4,9 @@
 //! which has to emulate each write to a page that has one. Exits, registers and memory
 //! must be equal, but for who denied.
 
+mod modes;
 mod programs;
+mod stepped;
 
 use super::forms::{self, Form, PLACE};
 use super::random::{Numbers, Random};
@@ -27,12 +29,11 @@ tests![
     every_form_over_pages,
     every_form_with_the_second_page_denied,
     every_form_with_the_first_page_denied,
-    what_is_stepped_over_is_done,
     random_programs,
 ];
 
 /// The tests of the parts.
-pub(crate) const ALL: &[&[Test]] = &[TESTS, programs::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[TESTS, modes::TESTS, stepped::TESTS, programs::TESTS];
 
 const BOTH: [Backend; 2] = [Backend::Hardware, Backend::Software];
 
@@ -250,59 +251,6 @@ fn every_form_with_the_first_page_denied(lab: &Lab) {
 }
 
 type Emit = fn(&mut CodeAssembler) -> Assembled;
-
-/// Instructions that nobody emulates, for which the processor is asked.
-const STEPPED: [(&str, Emit); 12] = [
-    ("fxsave", |a| a.fxsave(ptr(rbx))),
-    ("xsave", |a| a.xsave(ptr(rbx))),
-    ("fnsave", |a| a.fnsave(ptr(rbx))),
-    ("fnstenv", |a| a.fnstenv(ptr(rbx))),
-    ("fnstcw", |a| a.fnstcw(word_ptr(rbx))),
-    ("fst", |a| {
-        a.fldpi()?;
-        a.fst(qword_ptr(rbx))
-    }),
-    ("fstp m80", |a| {
-        a.fldpi()?;
-        a.fstp(tword_ptr(rbx))
-    }),
-    ("fistp", |a| {
-        a.fldpi()?;
-        a.fistp(dword_ptr(rbx))
-    }),
-    ("stmxcsr", |a| a.stmxcsr(dword_ptr(rbx))),
-    ("movntq", |a| a.movntq(qword_ptr(rbx), mm1)),
-    ("pextrd", |a| a.pextrd(dword_ptr(rbx), xmm3, 2)),
-    ("vextractf128", |a| {
-        a.vextractf128(xmmword_ptr(rbx), ymm3, 1)
-    }),
-];
-
-/// They write what they may, and are denied where they may not.
-fn what_is_stepped_over_is_done(lab: &Lab) {
-    needs_both(lab);
-    for (name, emit) in STEPPED {
-        let code = Program::assemble(Mode::Long, CODE, |a| {
-            a.fninit()?;
-            emit(a).map(|()| vec![])
-        });
-        let code = code.expect(name).code;
-        let run = |offset: u64, maps: [u32; 4]| {
-            assert_same(lab, name, |lab| {
-                let rig = rig(lab, &code, maps);
-                rig.machine.change_regs(|r| {
-                    (r.rbx, r.rax, r.rdx) = (WINDOW + offset, 7, 0);
-                });
-                rig
-            })
-        };
-        // 512 bytes and more, up to 8 sub-pages, from the third on.
-        let trace = run(0x100, [0x3fc, FULL, FULL, FULL]);
-        assert_eq!((denials(&trace), ended(&trace)), (0, true), "{name}");
-        let trace = run(0x100, [!4, FULL, FULL, FULL]);
-        assert_eq!((denials(&trace), ended(&trace)), (1, true), "{name}");
-    }
-}
 
 /// Random instructions under random maps.
 fn random_programs(lab: &Lab) {

@@ -5,9 +5,10 @@
 
 use super::bus::{contents, Access, Bus};
 use super::forms::Exit;
+use super::kinds::{Kind, WITH_SEGMENTS};
 use crate::harness::{tests, Lab};
 use crate::machine::{Machine, Stop};
-use guest::{Mode, Program, CODE, SCRATCH};
+use guest::{Mode, CODE, SCRATCH};
 use kvm_bindings::kvm_regs;
 use vmm::Vm;
 
@@ -22,8 +23,6 @@ tests![
 /// Memory ends below the device, which real mode reaches.
 const MEMORY: usize = 0x8_0000;
 const DEVICE: u64 = 0xa_0000;
-/// Modes with segments.
-const MODES: [Mode; 4] = [Mode::Real, Mode::Protected, Mode::Paged32, Mode::Pae];
 
 /// Opcode and the register of ModRM, or a string instruction; and its accesses to the
 /// device, where `z` is the operand size of the mode and `o` the other one.
@@ -63,35 +62,28 @@ struct Outcome {
 }
 
 /// A guest about to run `code`, whose DS and ES begin at `base`.
-fn guest(lab: &Lab, mode: Mode, code: Vec<u8>, base: u64) -> Machine {
-    let program = Program::assemble(mode, CODE, |a| {
+fn guest(lab: &Lab, kind: Kind, code: Vec<u8>, base: u64) -> Machine {
+    let program = kind.program(|a| {
         a.db(&code)?;
-        a.hlt()?;
-        Ok(vec![])
+        a.hlt()
     });
     let vm = Vm::open(lab.device(), MEMORY).expect("a VM");
-    let machine = Machine::load(vm, program.expect("a program"));
-    let mut sregs = machine.sregs();
-    (sregs.ds.base, sregs.es.base) = (base, base);
-    if mode == Mode::Real {
-        let selector = (base >> 4) as u16;
-        (sregs.ds.selector, sregs.es.selector) = (selector, selector);
-    }
-    machine.set_sregs(&sregs);
+    let machine = kind.load(vm, program);
+    kind.set_data(&machine, base);
     machine.change_regs(|r| {
         (r.rax, r.rcx, r.rdx) = (0x4142_4344, 3, 0x5152_5354);
         (r.rbx, r.rsi, r.rdi, r.rsp) = (0x10, 0x20, 0x40, 0x6000);
-        r.rflags = 3;
+        r.rflags = kind.rflags(1);
     });
     machine
 }
 
 /// ModRM for an operand at BX or EBX.
-fn at_bx(mode: Mode, opcode: &[u8]) -> Vec<u8> {
+fn at_bx(kind: Kind, opcode: &[u8]) -> Vec<u8> {
     let string = matches!(opcode.last(), Some(0xa4..=0xad));
     let mut code = opcode.to_vec();
     if let (false, Some(modrm)) = (string, code.last_mut()) {
-        *modrm |= if mode == Mode::Real { 7 } else { 3 };
+        *modrm |= if kind.is_16_bit() { 7 } else { 3 };
     }
     code
 }
@@ -105,24 +97,23 @@ fn outcome(machine: &Machine, data: Vec<u8>) -> Outcome {
 }
 
 fn every_instruction_in_every_mode(lab: &Lab) {
-    for mode in MODES {
+    for kind in WITH_SEGMENTS {
         for (opcode, accesses) in ROWS {
-            let code = at_bx(mode, opcode);
-            let what = format!("{mode:?} {code:02x?}");
-            let mut native = guest(lab, mode, code.clone(), SCRATCH);
+            let code = at_bx(kind, opcode);
+            let what = format!("{kind:?} {code:02x?}");
+            let mut native = guest(lab, kind, code.clone(), SCRATCH);
             native.write(SCRATCH, &contents(1)[..0x80]);
-            native.expect_hlt();
+            assert_eq!(native.run(), kind.end(), "{what}");
             let expected = outcome(&native, native.read(SCRATCH, 0x80));
-            let mut emulated = guest(lab, mode, code, DEVICE);
+            let mut emulated = guest(lab, kind, code, DEVICE);
             let mut bus = Bus::at(DEVICE, 1);
-            assert_eq!(bus.run(&mut emulated), Stop::Hlt, "{what}");
+            assert_eq!(bus.run(&mut emulated), kind.end(), "{what}");
             let found = outcome(&emulated, bus.registers()[..0x80].to_vec());
             assert_eq!(found, expected, "{what}");
             let exits: Vec<String> = bus.take_log().iter().map(shape).collect();
-            let size = if mode == Mode::Real {
-                ("2", "4")
-            } else {
-                ("4", "2")
+            let size = match kind.is_16_bit() {
+                true => ("2", "4"),
+                false => ("4", "2"),
             };
             let sized = accesses.replace('z', size.0).replace('o', size.1);
             assert_eq!(exits.join(" "), sized, "{what}");
@@ -142,7 +133,7 @@ fn offsets_wrap_in_real_mode(lab: &Lab) {
     let hole = MEMORY as u64;
     let base = hole - 0xfff0;
     // rep stosb
-    let mut machine = guest(lab, Mode::Real, vec![0xf3, 0xaa], base);
+    let mut machine = guest(lab, Kind::Of(Mode::Real), vec![0xf3, 0xaa], base);
     machine.change_regs(|r| (r.rdi, r.rcx) = (0xabcd_fffe, 0x1234_0004));
     let mut bus = Bus::at(hole, 1);
     assert_eq!(bus.run(&mut machine), Stop::Hlt);
@@ -158,7 +149,7 @@ fn offsets_wrap_in_real_mode(lab: &Lab) {
 /// destination is beyond the limit.
 fn accesses_over_the_limit_fault(lab: &Lab) {
     for (limit, fits) in [(0x43, true), (0x42, false), (0x3f, false)] {
-        let mut machine = guest(lab, Mode::Protected, vec![0xa5], DEVICE);
+        let mut machine = guest(lab, Kind::Of(Mode::Protected), vec![0xa5], DEVICE);
         let mut sregs = machine.sregs();
         (sregs.es.base, sregs.es.limit, sregs.es.g) = (SCRATCH, limit, 0);
         machine.set_sregs(&sregs);
@@ -189,8 +180,8 @@ fn accesses_over_the_limit_fault(lab: &Lab) {
 /// The same for PUSH, which is #SS.
 fn stack_limit_faults(lab: &Lab) {
     for (limit, fits) in [(0x5fff, true), (0x5ffe, false), (0x5ffc, false)] {
-        let code = at_bx(Mode::Protected, &[0xff, 6 << 3]);
-        let mut machine = guest(lab, Mode::Protected, code, DEVICE);
+        let code = at_bx(Kind::Of(Mode::Protected), &[0xff, 6 << 3]);
+        let mut machine = guest(lab, Kind::Of(Mode::Protected), code, DEVICE);
         let mut sregs = machine.sregs();
         (sregs.ss.limit, sregs.ss.g) = (limit, 0);
         machine.set_sregs(&sregs);
@@ -214,7 +205,12 @@ fn stack_limit_faults(lab: &Lab) {
 fn user_code_reaches_devices(lab: &Lab) {
     for allowed in [true, false] {
         // mov ecx, [ebx]; int 0x21
-        let mut machine = guest(lab, Mode::Paged32, vec![0x8b, 0x0b, 0xcd, 0x21], 0);
+        let mut machine = guest(
+            lab,
+            Kind::Of(Mode::Paged32),
+            vec![0x8b, 0x0b, 0xcd, 0x21],
+            0,
+        );
         let user = |mut sregs: kvm_bindings::kvm_sregs| {
             (sregs.cs.dpl, sregs.cs.selector) = (3, 0x0b);
             (sregs.ss.dpl, sregs.ss.selector) = (3, 0x13);
