@@ -33,7 +33,13 @@ tests![
 ];
 
 /// The tests of the parts.
-pub(crate) const ALL: &[&[Test]] = &[TESTS, modes::TESTS, stepped::TESTS, programs::TESTS];
+pub(crate) const ALL: &[&[Test]] = &[
+    TESTS,
+    modes::TESTS,
+    stepped::TESTS,
+    stepped::LTR,
+    programs::TESTS,
+];
 
 const BOTH: [Backend; 2] = [Backend::Hardware, Backend::Software];
 

@@ -4,6 +4,7 @@
 //! other; where the module checks the maps, it lets the processor execute them one at a
 //! time, with the pages open that they write to.
 
+mod ltr;
 mod rows;
 
 use super::{denials, ended, mapped, needs_both, needs_whole_checks, with, BOTH};
@@ -18,6 +19,8 @@ use ioctl_api::subpage::FULL;
 use ioctl_api::vcpu::Interrupt;
 use kvm_bindings::kvm_xcrs;
 use rows::{Code, Row, AVX512, ROWS};
+
+pub(super) use ltr::TESTS as LTR;
 
 tests![
     allowed,
