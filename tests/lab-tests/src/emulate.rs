@@ -43,13 +43,13 @@ mod trace;
 use crate::harness::Test;
 
 pub(crate) use backend::ALL as BACKEND;
+pub(crate) use completion::ALL as COMPLETION;
 pub(crate) use guarded::ALL as GUARDED;
 
-/// The tests of all parts but [`GUARDED`] and [`BACKEND`].
+/// The tests of all parts but [`COMPLETION`], [`GUARDED`] and [`BACKEND`].
 pub(crate) const ALL: &[&[Test]] = &[
     mmio::TESTS,
     modes::TESTS,
-    completion::TESTS,
     port::TESTS,
     faults::TESTS,
     debug::TESTS,

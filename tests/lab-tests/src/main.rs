@@ -79,6 +79,7 @@ fn tests() -> impl Iterator<Item = &'static Test> {
         exits::ALL,
         events::ALL,
         emulate::ALL,
+        emulate::COMPLETION,
         emulate::GUARDED,
         emulate::BACKEND,
         spp::ALL,

@@ -3,9 +3,11 @@
 //! What the next `KVM_RUN` does with an answer of user space, and what user space may
 //! do in between.
 
+mod changes;
+
 use super::bus::{contents, Access};
 use super::rig::{Page, Rig, WINDOW};
-use crate::harness::{tests, Lab};
+use crate::harness::{tests, Lab, Test};
 use crate::machine::{add_slot, Stop, HOLE};
 use crate::raw::Mapping;
 use guest::asm::*;
@@ -29,6 +31,9 @@ tests![
     read_only_memory_is_read,
     long_copies,
 ];
+
+/// The tests of the parts.
+pub(crate) const ALL: &[&[Test]] = &[TESTS, changes::TESTS];
 
 /// RFLAGS.RF, which may be set in the middle of a repeated instruction.
 const RF: u64 = 1 << 16;
