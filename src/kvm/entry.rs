@@ -107,6 +107,8 @@ pub(crate) struct Inside<'a> {
 }
 
 /// Runs the guest until something needs IRQs on.
+// Not inlined: it is large, and its caller loops.
+#[inline(never)]
 pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     let window_wanted = area.load::<u8>(run::REQUEST_INTERRUPT_WINDOW) != 0;
     let (region, guest, fpu, emulator) = state.parts();
@@ -129,7 +131,7 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
         current.invvpid(guest.vpid, guest.eptp)?;
     }
     shim::kvm_spp_window_begin();
-    let host = guest.host.sync(&current);
+    guest.host.sync(&current);
     guest.flush_registers(&current);
     // SAFETY: IRQs are off until the window is dropped.
     let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted, step) };
@@ -140,8 +142,8 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
         }
         _ => emulator.forget(),
     }
-    // SAFETY: IRQs are off since `host` was read on this CPU.
-    unsafe { shim::kvm_spp_host_restore(&host) };
+    // SAFETY: IRQs are off since `sync` on this CPU.
+    unsafe { guest.host.restore() };
     shim::kvm_spp_window_end();
     if current.refused() != 0 {
         running.forget();
@@ -169,23 +171,24 @@ unsafe fn run_guest(
     // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
     // which is active here.
     unsafe { shim::kvm_spp_write_cr2(guest.cr2) };
-    let mut loans = Loans {
-        msrs: MsrLoan::new(vmcs, &mut switched),
-        debug: DebugLoan::new(vmcs, &mut debug),
-        // SAFETY: By the contract of this function; the loans end in it.
-        fpu: unsafe { fpu.lend(guest.xcr0) },
+    let leave = {
+        let mut loans = Loans {
+            msrs: MsrLoan::new(vmcs, &mut switched),
+            debug: DebugLoan::new(vmcs, &mut debug),
+            // SAFETY: By the contract of this function; the loans end in it.
+            fpu: unsafe { fpu.lend(guest.xcr0) },
+        };
+        let mut inside = Inside {
+            vm,
+            vmcs,
+            guest: &mut *guest,
+            window_wanted,
+        };
+        match step {
+            None => inside.guest_loop(&mut loans),
+            Some(step) => inside.step_once(&mut loans, step),
+        }
     };
-    let mut inside = Inside {
-        vm,
-        vmcs,
-        guest: &mut *guest,
-        window_wanted,
-    };
-    let leave = match step {
-        None => inside.guest_loop(&mut loans),
-        Some(step) => inside.step_once(&mut loans, step),
-    };
-    drop(loans);
     guest.cr2 = shim::kvm_spp_read_cr2();
     guest.switched = switched;
     guest.debug = debug;

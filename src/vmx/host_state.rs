@@ -22,15 +22,16 @@ pub(crate) use vmcore::msr::SWITCHED as SWITCHED_MSRS;
 /// IA32_PERF_GLOBAL_CTRL: the host's counters stand still in the guest and go on
 /// after the exit.
 const PERF_GLOBAL_CTRL: u32 = 0x38f;
-/// Index in [`SWITCHED_MSRS`] of IA32_TSC_AUX, which older CPUs lack.
-const TSC_AUX: usize = 4;
+/// Older CPUs lack it.
+const IA32_TSC_AUX: u32 = 0xc000_0103;
 /// Index in [`SWITCHED_MSRS`] of IA32_KERNEL_GS_BASE, which SWAPGS changes unseen.
 pub(crate) const KERNEL_GS_BASE: usize = 5;
 
 /// What a VMCS holds of the host, so that unchanged fields are not written again.
 #[derive(Default)]
 pub(crate) struct HostFields {
-    written: HostState,
+    /// The host in the last window, read in its place: it is large.
+    host: HostState,
     cpu: Option<u32>,
 }
 
@@ -45,26 +46,49 @@ impl HostFields {
         self.cpu = None;
     }
 
-    /// Brings the host-state area up to date; the result is what
-    /// `kvm_spp_host_restore` needs after the last VM exit of the window.
-    pub(crate) fn sync(&mut self, vmcs: &Current<'_>) -> HostState {
-        let mut now = self.written;
+    /// Brings the host-state area up to date.
+    pub(crate) fn sync(&mut self, vmcs: &Current<'_>) {
+        let moved = self.moved(vmcs);
+        let now = &mut self.host;
+        let (cr0, cr3, cr4) = (now.cr0, now.cr3, now.cr4);
+        let (fs_base, efer) = (now.fs_base, now.efer);
         // SAFETY: IRQs are off (there is a current VMCS); `now` is writable.
-        unsafe { shim::kvm_spp_host_read(&mut now) };
-        if self.moved(vmcs) {
+        unsafe { shim::kvm_spp_host_read(now) };
+        if moved {
             // SAFETY: As above.
-            unsafe { shim::kvm_spp_host_read_cpu(&mut now) };
-            Self::write_cpu(vmcs, &now);
-            self.written.cr3 = !now.cr3;
-            self.written.cr0 = !now.cr0;
-            self.written.cr4 = !now.cr4;
-            self.written.fs_base = !now.fs_base;
-            self.written.efer = !now.efer;
+            unsafe { shim::kvm_spp_host_read_cpu(now) };
+            Self::write_cpu(vmcs, now);
+            self.cpu = Some(vmcs.cpu());
         }
-        self.write_task(vmcs, &now);
-        self.written = now;
-        self.cpu = Some(vmcs.cpu());
-        now
+        if moved || cr0 != now.cr0 {
+            vmcs.write(field::HOST_CR0, now.cr0);
+        }
+        if moved || cr3 != now.cr3 {
+            vmcs.write(field::HOST_CR3, now.cr3);
+        }
+        if moved || cr4 != now.cr4 {
+            vmcs.write(field::HOST_CR4, now.cr4);
+        }
+        if moved || fs_base != now.fs_base {
+            vmcs.write(field::HOST_FS_BASE, now.fs_base);
+        }
+        if moved || efer != now.efer {
+            vmcs.write(field::HOST_IA32_EFER, now.efer);
+        }
+        if vmcs.caps().perf_global_ctrl() {
+            let counters = cpu::rdmsr(PERF_GLOBAL_CTRL);
+            vmcs.write(field::HOST_IA32_PERF_GLOBAL_CTRL, counters);
+        }
+    }
+
+    /// Undoes what the VM exits of a window did to the host beyond the host-state area.
+    ///
+    /// # Safety
+    ///
+    /// IRQs are off since [`HostFields::sync`] on this CPU.
+    pub(crate) unsafe fn restore(&self) {
+        // SAFETY: This is the state that `sync` read, which still holds.
+        unsafe { shim::kvm_spp_host_restore(&self.host) };
     }
 
     fn write_cpu(vmcs: &Current<'_>, now: &HostState) {
@@ -84,28 +108,6 @@ impl HostFields {
         vmcs.write(field::HOST_IA32_SYSENTER_EIP, now.sysenter_eip);
         vmcs.write(field::HOST_IA32_PAT, now.pat);
     }
-
-    fn write_task(&self, vmcs: &Current<'_>, now: &HostState) {
-        if self.written.cr0 != now.cr0 {
-            vmcs.write(field::HOST_CR0, now.cr0);
-        }
-        if self.written.cr3 != now.cr3 {
-            vmcs.write(field::HOST_CR3, now.cr3);
-        }
-        if self.written.cr4 != now.cr4 {
-            vmcs.write(field::HOST_CR4, now.cr4);
-        }
-        if self.written.fs_base != now.fs_base {
-            vmcs.write(field::HOST_FS_BASE, now.fs_base);
-        }
-        if self.written.efer != now.efer {
-            vmcs.write(field::HOST_IA32_EFER, now.efer);
-        }
-        if vmcs.caps().perf_global_ctrl() {
-            let counters = cpu::rdmsr(PERF_GLOBAL_CTRL);
-            vmcs.write(field::HOST_IA32_PERF_GLOBAL_CTRL, counters);
-        }
-    }
 }
 
 /// The guest's values of the MSRs that VMX does not switch are in the CPU;
@@ -119,12 +121,12 @@ pub(crate) struct MsrLoan<'a> {
 impl<'a> MsrLoan<'a> {
     /// Loads the guest's values. The host's are read here, never remembered:
     /// kvm_intel may have left a guest's there until its task returns to user space.
+    #[inline(always)]
     pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut [u64; SWITCHED_MSRS.len()]) -> Self {
         let count_tsc_aux = shim::kvm_spp_cpu_has_tsc_aux();
         let mut host = *guest;
-        let pairs = SWITCHED_MSRS.iter().zip(host.iter_mut().zip(guest.iter()));
-        for (i, (msr, (host, guest))) in pairs.enumerate() {
-            if i == TSC_AUX && !count_tsc_aux {
+        for (msr, (host, guest)) in SWITCHED_MSRS.iter().zip(host.iter_mut().zip(&*guest)) {
+            if *msr == IA32_TSC_AUX && !count_tsc_aux {
                 continue;
             }
             *host = cpu::rdmsr(*msr);
@@ -145,7 +147,7 @@ impl<'a> MsrLoan<'a> {
             return;
         };
         *guest = value;
-        if index != TSC_AUX || self.count_tsc_aux {
+        if *msr != IA32_TSC_AUX || self.count_tsc_aux {
             cpu::wrmsr(*msr, value);
         } else if let Some(host) = self.host.get_mut(index) {
             // The MSR does not exist, so `drop` must find nothing to put back.
@@ -203,23 +205,24 @@ impl DebugRegs {
 pub(crate) struct DebugLoan<'a> {
     guest: &'a mut DebugRegs,
     loaded: bool,
-    host: Option<([u64; 4], u64)>,
+    /// The host's DR7; 0: it has no breakpoints, and nothing is kept of the others.
+    host_dr7: u64,
+    host: [u64; 4],
 }
 
 impl<'a> DebugLoan<'a> {
     /// Saves the host's debug registers, and loads the guest's if it uses them.
+    #[inline(always)]
     pub(crate) fn new(_vmcs: &Current<'_>, guest: &'a mut DebugRegs) -> Self {
         let mut loan = Self {
             guest,
             loaded: false,
-            host: None,
+            host_dr7: shim::kvm_spp_host_dr7(),
+            host: [0; 4],
         };
-        let dr7 = shim::kvm_spp_host_dr7();
-        if dr7 != 0 {
-            let mut db = [0; 4];
-            // SAFETY: `db` has room for four registers; IRQs are off.
-            unsafe { shim::kvm_spp_read_debugregs(db.as_mut_ptr()) };
-            loan.host = Some((db, dr7));
+        if loan.host_dr7 != 0 {
+            // SAFETY: The array has room for four registers; IRQs are off.
+            unsafe { shim::kvm_spp_read_debugregs(loan.host.as_mut_ptr()) };
             // SAFETY: The host's breakpoints are saved above and come back in `drop`.
             unsafe { shim::kvm_spp_write_dr7(0) };
         }
@@ -270,11 +273,11 @@ impl Drop for DebugLoan<'_> {
             // SAFETY: This is the reset value, which the host's #DB handler expects.
             unsafe { shim::kvm_spp_write_dr6(vmcore::sregs::RESET_DR6) };
         }
-        if let Some((db, dr7)) = self.host {
+        if self.host_dr7 != 0 {
             // SAFETY: The host's own addresses, with DR7 disabled by the VM exit.
-            unsafe { shim::kvm_spp_write_debugregs(db.as_ptr()) };
+            unsafe { shim::kvm_spp_write_debugregs(self.host.as_ptr()) };
             // SAFETY: The host's own value.
-            unsafe { shim::kvm_spp_write_dr7(dr7) };
+            unsafe { shim::kvm_spp_write_dr7(self.host_dr7) };
         }
     }
 }

@@ -138,14 +138,15 @@ impl<'a> Window<'a> {
 
     /// Makes a VMCS of ours current for a part of the window.
     pub(crate) fn load<'w>(&'w mut self, region: &'w Region) -> Result<Current<'w>> {
+        let hpa = region.hpa();
         // SAFETY: The window proves VMX operation and IRQs off. `region` was
         // cleared when its last window ended, so no CPU has it active, and the
         // borrow of its owner (locked by the vCPU's mutex) keeps others away.
-        unsafe { ops::vmptrld(region.hpa()) }?;
+        unsafe { ops::vmptrld(hpa) }?;
         Ok(Current {
             caps: &self.vmx.caps,
             cpu: self.cpu,
-            hpa: region.hpa(),
+            hpa,
             foreign: self.foreign,
             launched: Cell::new(false),
             refused: Cell::new(0),
