@@ -210,6 +210,15 @@ impl Cpu {
         }
     }
 
+    /// The linear address of the instruction at RIP.
+    pub fn code_address(&self) -> Gva {
+        if self.long() {
+            return Gva::new(self.rip);
+        }
+        let offset = self.rip & mask(4);
+        Gva::new(self.segment(Seg::Cs).base.wrapping_add(offset) & mask(4))
+    }
+
     /// 64-bit mode.
     pub const fn long(&self) -> bool {
         matches!(self.code, CodeSize::Bits64)

@@ -104,6 +104,30 @@ pub fn instruction(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation) ->
         len: 0,
         end: None,
     };
+    // Most lie in one page.
+    if at.in_segment(0) >= MAX_BYTES as u64 {
+        if let Ok(gpa) = at.translate(memory, 0) {
+            let in_page = PAGE_SIZE.wrapping_sub(gpa.page_offset().into());
+            if in_page >= MAX_BYTES as u64 && memory.read(gpa, &mut fetched.bytes) {
+                fetched.len = MAX_BYTES as u8;
+                return fetched;
+            }
+        }
+    }
+    by_pages(memory, at)
+}
+
+/// The same, page by page.
+// Neither inlined nor expected: of all that it computes ahead of its loop, most
+// instructions need nothing.
+#[cold]
+#[inline(never)]
+fn by_pages(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation) -> Fetched {
+    let mut fetched = Fetched {
+        bytes: [0; MAX_BYTES],
+        len: 0,
+        end: None,
+    };
     let mut rest = &mut fetched.bytes[..];
     // Fifteen bytes touch two pages at most, and offsets wrap in between once at most.
     for _ in 0..3 {

@@ -32,7 +32,7 @@ pub use bytes::following;
 use bytes::Written;
 use span::Fragments;
 pub use span::{Fragment, Intent, Source, Span};
-use translate::Translated;
+pub use translate::Translations;
 pub use watch::Breakpoints;
 
 mod bytes;
@@ -89,6 +89,15 @@ pub trait Memory: GuestPhys {
     fn exchange(&mut self, span: &Span, old: &[u8], new: &[u8]) -> Result<bool, Trouble>;
 }
 
+/// A write that is being prepared.
+struct Write {
+    gva: Gva,
+    size: u16,
+    intent: Intent,
+    /// As for [`Guest::prepare_bytes`].
+    bytes: u64,
+}
+
 /// A virtual CPU and all that its instructions reach.
 pub struct Guest<'a> {
     /// Its registers.
@@ -99,8 +108,8 @@ pub struct Guest<'a> {
     pub memory: &'a mut dyn Memory,
     /// Its devices.
     pub devices: &'a mut Journal,
-    /// The translations that were used last, as a processor may keep them.
-    translated: [Option<Translated>; 2],
+    /// The translations that were used last.
+    translated: Translations,
     /// Data breakpoints that were met, bits 3:0.
     met: u8,
 }
@@ -118,7 +127,7 @@ impl<'a> Guest<'a> {
             fpu,
             memory,
             devices,
-            translated: [None, None],
+            translated: Translations::NONE,
             met: 0,
         }
     }
@@ -170,48 +179,61 @@ impl Guest<'_> {
             ..Access::WRITE
         };
         let mut fragments = self.fragments(gva, len, access)?;
-        self.permit(&fragments, gva, intent, bytes)?;
-        // Writes to read-only memory go to a device; reads do not.
-        for fragment in core::iter::once(&mut fragments.first).chain(&mut fragments.second) {
-            fragment.device |= self.memory.page(fragment.gpa.gfn()) == Page::Rom;
+        let write = Write {
+            gva,
+            size: fragments.len(),
+            intent,
+            bytes,
+        };
+        let first_len = fragments.first.len;
+        self.permit(&mut fragments.first, 0, &write)?;
+        if let Some(second) = &mut fragments.second {
+            self.permit(second, first_len, &write)?;
         }
         Ok(Span { fragments, gva })
     }
 
-    /// Checks each sub-page that is touched.
-    fn permit(
-        &mut self,
-        fragments: &Fragments,
-        gva: Gva,
-        intent: Intent,
-        bytes: u64,
-    ) -> Result<(), Stop> {
-        let size = fragments.len();
-        let mut done = 0u16;
-        for fragment in fragments.iter() {
-            let written = Written::new(fragment, done, bytes);
-            done = done.saturating_add(fragment.len);
-            let Page::Ram(map) = self.memory.page(fragment.gpa.gfn()) else {
-                continue;
-            };
-            let denied = map.denied(written.touched());
-            if denied != Mask::NONE {
-                let gpa = written.first_in(denied);
-                let ahead = done.saturating_sub(fragment.len);
-                let ahead =
-                    u64::from(ahead).wrapping_add(gpa.get().wrapping_sub(fragment.gpa.get()));
-                return Err(Stop::Denied(Denial {
-                    gpa,
-                    gva: self.cpu.linear(gva, ahead),
-                    size,
-                    denied,
-                    map,
-                    read: intent == Intent::ReadWrite,
-                    walk: false,
-                }));
+    /// Checks each sub-page that a write touches in a fragment, which has `before` bytes of
+    /// it before it.
+    fn permit(&mut self, fragment: &mut Fragment, before: u16, write: &Write) -> Result<(), Stop> {
+        let map = match self.memory.page(fragment.gpa.gfn()) {
+            Page::Ram(map) => map,
+            page => {
+                // Writes to read-only memory go to a device; reads do not.
+                fragment.device |= page == Page::Rom;
+                return Ok(());
             }
+        };
+        let written = Written::new(*fragment, before, write.bytes);
+        let denied = map.denied(written.touched());
+        if denied == Mask::NONE {
+            return Ok(());
         }
-        Ok(())
+        let gpa = written.first_in(denied);
+        let inside = gpa.get().wrapping_sub(fragment.gpa.get());
+        let ahead = u64::from(before).wrapping_add(inside);
+        Err(Stop::Denied(Denial {
+            gpa,
+            gva: self.cpu.linear(write.gva, ahead),
+            size: write.size,
+            denied,
+            map,
+            read: write.intent == Intent::ReadWrite,
+            walk: false,
+        }))
+    }
+
+    /// The translations that were used last.
+    pub const fn translations(&self) -> &Translations {
+        &self.translated
+    }
+
+    /// Uses translations that were found before: nothing of the guest has been executed
+    /// since.
+    pub fn keep_translations(&mut self, known: &Translations) {
+        if known.any() {
+            self.translated = *known;
+        }
     }
 
     /// Reads bytes that were looked up, from the first on, as many as `out` has.
@@ -248,20 +270,26 @@ impl Guest<'_> {
     }
 
     fn read_fragments(&mut self, fragments: &Fragments, out: &mut [u8]) -> Result<(), Stop> {
-        let mut rest = out;
-        for fragment in fragments.iter() {
-            let len = usize::from(fragment.len).min(rest.len());
-            let (part, others) = rest.split_at_mut_checked(len).ok_or(Stop::Host)?;
-            rest = others;
-            // Read-only memory is a device to writes only.
-            let device = fragment.device && self.memory.page(fragment.gpa.gfn()) != Page::Rom;
-            if device {
-                self.read_device(fragment.gpa, part)?;
-            } else if !self.memory.read(fragment.gpa, part) {
-                return Err(Stop::Retry);
-            }
+        let len = usize::from(fragments.first.len).min(out.len());
+        let (first, second) = out.split_at_mut_checked(len).ok_or(Stop::Host)?;
+        self.read_fragment(&fragments.first, first)?;
+        match &fragments.second {
+            Some(fragment) => self.read_fragment(fragment, second),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Reads as many bytes of a fragment as `out` has.
+    fn read_fragment(&mut self, fragment: &Fragment, out: &mut [u8]) -> Result<(), Stop> {
+        // Read-only memory is a device to writes only.
+        let device = fragment.device && self.memory.page(fragment.gpa.gfn()) != Page::Rom;
+        if device {
+            return self.read_device(fragment.gpa, out);
+        }
+        match self.memory.read(fragment.gpa, out) {
+            true => Ok(()),
+            false => Err(Stop::Retry),
+        }
     }
 
     fn read_device(&mut self, gpa: Gpa, out: &mut [u8]) -> Result<(), Stop> {
@@ -291,30 +319,33 @@ impl Guest<'_> {
     ///
     /// As for [`Guest::commit`].
     pub fn commit_bytes(&mut self, span: Span, data: &[u8], bytes: u64) -> Result<(), Stop> {
-        let words = span
-            .fragments()
-            .filter(|f| f.device)
-            .map(|f| usize::from(f.len).div_ceil(8))
-            .fold(0, usize::wrapping_add);
+        let words = span.fragments.device_words();
         // Bytes left out cannot be told to a device in words.
         let masked = words > 0 && !bytes::all(bytes, span.len());
         if masked || !self.devices.room(words) {
             return Err(Stop::Refused(crate::op::Op::Unknown));
         }
-        if span.fragments().any(|f| !f.device) {
+        if span.fragments.any(|f| !f.device) {
             self.memory.write(&span, data, bytes).map_err(stop)?;
         }
         self.watch(span.gva, span.len(), true);
-        let mut rest = data;
-        for fragment in span.fragments() {
-            let len = usize::from(fragment.len).min(rest.len());
-            let (part, others) = rest.split_at_checked(len).unwrap_or((rest, &[]));
-            rest = others;
-            if fragment.device {
-                self.post(fragment.gpa, part);
-            }
+        if words > 0 {
+            self.tell_devices(&span.fragments, data);
         }
         Ok(())
+    }
+
+    /// Posts what of `data` is a device's.
+    fn tell_devices(&mut self, fragments: &Fragments, data: &[u8]) {
+        let (first, second) = data
+            .split_at_checked(fragments.first.len.into())
+            .unwrap_or((data, &[]));
+        if fragments.first.device {
+            self.post(fragments.first.gpa, first);
+        }
+        if let Some(fragment) = fragments.second.filter(|f| f.device) {
+            self.post(fragment.gpa, second);
+        }
     }
 
     /// Writes the next port data to a span, which makes it used.

@@ -75,6 +75,59 @@ impl Op {
         }
     }
 
+    /// In 64-bit mode it may need a selector, the limit of a segment, LDTR, TR, GDTR or IDTR:
+    /// more than the attributes of CS and SS and the bases of FS and GS. INS and OUTS do if
+    /// the CPL is above 0.
+    pub const fn reads_tables(self) -> bool {
+        !matches!(
+            self,
+            Self::Mov
+                | Self::MovLoad
+                | Self::Movzx
+                | Self::Movsx
+                | Self::Movsxd
+                | Self::Movnti
+                | Self::Movdiri
+                | Self::MovbeLoad
+                | Self::MovbeStore
+                | Self::Xchg
+                | Self::Xadd
+                | Self::Cmpxchg
+                | Self::Cmpxchg8b
+                | Self::Cmpxchg16b
+                | Self::Add
+                | Self::Or
+                | Self::Adc
+                | Self::Sbb
+                | Self::And
+                | Self::Sub
+                | Self::Xor
+                | Self::Cmp
+                | Self::Test
+                | Self::Inc
+                | Self::Dec
+                | Self::Not
+                | Self::Neg
+                | Self::Bt
+                | Self::Bts
+                | Self::Btr
+                | Self::Btc
+                | Self::Movs
+                | Self::Stos
+                | Self::Lods
+                | Self::Cmps
+                | Self::Scas
+                | Self::Ins
+                | Self::Outs
+                | Self::Push
+                | Self::Pop
+                | Self::VectorStore
+                | Self::VectorLoad
+                | Self::ScalarLoad
+                | Self::ScalarStore
+        )
+    }
+
     /// The decoder tells operands and sizes, not just the length.
     pub const fn is_detailed(self) -> bool {
         !matches!(

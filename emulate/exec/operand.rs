@@ -100,7 +100,10 @@ pub(super) fn read(
     operand: Operand,
     size: u8,
 ) -> Result<u64, Stop> {
-    Input::prepare(guest, insn, operand, size)?.value(guest, size)
+    match operand {
+        Operand::Gpr(number) => Ok(guest.cpu.gpr_sized(number, size)),
+        _ => Input::prepare(guest, insn, operand, size)?.value(guest, size),
+    }
 }
 
 /// Writes a register operand; memory is for [`store`].

@@ -35,6 +35,26 @@ impl Fragments {
         let second = self.second.map_or(0, |f| f.len);
         self.first.len.saturating_add(second)
     }
+
+    /// Whether one of them is such a fragment.
+    pub(super) fn any(&self, such: impl Fn(&Fragment) -> bool) -> bool {
+        such(&self.first) || self.second.as_ref().is_some_and(such)
+    }
+
+    /// A device has a part in them.
+    fn device(&self) -> bool {
+        self.any(|f| f.device)
+    }
+
+    /// How many writes of a device they are.
+    pub(super) fn device_words(&self) -> usize {
+        let words = |f: &Fragment| match f.device {
+            true => usize::from(f.len).div_ceil(8),
+            false => 0,
+        };
+        let second = self.second.as_ref().map_or(0, words);
+        words(&self.first).saturating_add(second)
+    }
 }
 
 /// Bytes that may be read.
@@ -52,7 +72,7 @@ impl Source {
 
     /// A device has a part in it.
     pub fn device(&self) -> bool {
-        self.fragments.iter().any(|f| f.device)
+        self.fragments.device()
     }
 }
 
@@ -112,7 +132,7 @@ impl Span {
 
     /// A device has a part in it.
     pub fn device(&self) -> bool {
-        self.fragments().any(|f| f.device)
+        self.fragments.device()
     }
 }
 

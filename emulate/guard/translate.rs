@@ -9,15 +9,63 @@ use super::{Guest, Page, MAX_SPAN};
 use crate::paging::{Access, Fault, Paging};
 use crate::stop::{Exception, Stop};
 
+/// The translations that an instruction has used, of a source and a destination, as a
+/// processor may keep them (SDM 3A 4.10.2): until the guest executes something else.
+#[derive(Clone, Copy, Debug)]
+pub struct Translations([Option<Translated>; 2]);
+
 /// A page and where it is, for accesses of one kind.
-#[derive(Clone, Copy)]
-pub(super) struct Translated {
+#[derive(Clone, Copy, Debug)]
+struct Translated {
     /// Linear address, without the offset in the page.
     page: u64,
     cr3: u64,
     user: bool,
     access: Access,
     gfn: Gfn,
+}
+
+impl Translations {
+    /// None is known.
+    pub const NONE: Self = Self([None, None]);
+
+    /// What the processor found out about the data read that it was stopped at by EPT:
+    /// `gva` is at `gpa`. It may have been an access of its own to a table, which user code
+    /// is not free to make; so this is for supervisor code.
+    pub fn of_stopped_read(paging: &Paging, gva: Gva, gpa: Gpa) -> Self {
+        let mut found = Self::NONE;
+        if !paging.user {
+            found.add(paging, gva, Access::READ, gpa);
+        }
+        found
+    }
+
+    pub(super) const fn any(&self) -> bool {
+        let [last, _] = &self.0;
+        last.is_some()
+    }
+
+    pub(super) fn find(&self, paging: &Paging, gva: Gva, access: Access) -> Option<Gpa> {
+        let offset = gva.get() & (PAGE_SIZE - 1);
+        let page = gva.get() ^ offset;
+        let same = |t: &&Translated| {
+            t.page == page && t.cr3 == paging.cr3 && t.user == paging.user && t.access == access
+        };
+        let found = self.0.iter().flatten().find(same)?;
+        Some(Gpa::new(found.gfn.gpa().get() | offset))
+    }
+
+    /// Takes the place of the older one.
+    pub(super) fn add(&mut self, paging: &Paging, gva: Gva, access: Access, gpa: Gpa) {
+        let [last, before] = &mut self.0;
+        *before = last.replace(Translated {
+            page: gva.get() & !(PAGE_SIZE - 1),
+            cr3: paging.cr3,
+            user: paging.user,
+            access,
+            gfn: gpa.gfn(),
+        });
+    }
 }
 
 impl Guest<'_> {
@@ -54,28 +102,14 @@ impl Guest<'_> {
 
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, Stop> {
         let paging = &self.cpu.paging;
-        let offset = gva.get() & (PAGE_SIZE - 1);
-        let (page, cr3, user) = (gva.get() ^ offset, paging.cr3, paging.user);
-        let same = |t: &Translated| (t.page, t.cr3, t.user, t.access) == (page, cr3, user, access);
-        let gfn = match self.translated.iter().flatten().find(|t| same(t)) {
-            Some(translated) => translated.gfn,
-            None => {
-                let gpa = paging
-                    .translate_and_mark(self.memory, gva, access)
-                    .map_err(|fault| fault_stop(paging, gva, access, fault))?;
-                let new = Translated {
-                    page,
-                    cr3,
-                    user,
-                    access,
-                    gfn: gpa.gfn(),
-                };
-                let [last, before] = &mut self.translated;
-                *before = last.replace(new);
-                new.gfn
-            }
-        };
-        Ok(Gpa::new(gfn.gpa().get() | offset))
+        if let Some(gpa) = self.translated.find(paging, gva, access) {
+            return Ok(gpa);
+        }
+        let gpa = paging
+            .translate_and_mark(self.memory, gva, access)
+            .map_err(|fault| fault_stop(paging, gva, access, fault))?;
+        self.translated.add(paging, gva, access, gpa);
+        Ok(gpa)
     }
 
     fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {

@@ -11,6 +11,8 @@ use crate::stop::Exception;
 
 #[path = "guard/devices.rs"]
 mod devices;
+#[path = "guard/translate.rs"]
+mod translate;
 
 /// A virtual CPU without paging: linear addresses are guest-physical.
 struct Board {

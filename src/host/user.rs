@@ -31,16 +31,20 @@ pub(crate) fn read<T: FromBytes + IntoBytes>(addr: usize) -> Result<T> {
 pub(crate) fn read_u32(addr: usize) -> Result<u32> {
     let mut value = 0;
     // SAFETY: `value` is a valid place for the result; any address may be tried.
-    kernel::error::to_result(unsafe { shim::kvm_spp_get_user_u32(addr, &mut value) })?;
-    Ok(value)
+    match unsafe { shim::kvm_spp_get_user_u32(addr, &mut value) } {
+        0 => Ok(value),
+        _ => Err(EFAULT),
+    }
 }
 
 /// Reads the word at user address `addr`, at once; `EFAULT` where it cannot be read.
 pub(crate) fn read_u64(addr: usize) -> Result<u64> {
     let mut value = 0;
     // SAFETY: As for `read_u32`.
-    kernel::error::to_result(unsafe { shim::kvm_spp_get_user_u64(addr, &mut value) })?;
-    Ok(value)
+    match unsafe { shim::kvm_spp_get_user_u64(addr, &mut value) } {
+        0 => Ok(value),
+        _ => Err(EFAULT),
+    }
 }
 
 /// Copies `value` to user address `addr`; `EFAULT` where it cannot be written.
