@@ -106,10 +106,20 @@ impl SegmentFields {
 impl SegmentFields {
     /// Reads the segment register for the emulator.
     pub(crate) fn load(&self, vmcs: &Current<'_>, segment: &mut emulate::cpu::Segment) {
-        let access = vmcs.read(self.access);
         segment.selector = vmcs.read(self.selector);
-        segment.base = vmcs.read(self.base);
         segment.limit = vmcs.read(self.limit);
+        self.load_base(vmcs, segment);
+        self.load_attributes(vmcs, segment);
+    }
+
+    /// Reads its base alone.
+    pub(crate) fn load_base(&self, vmcs: &Current<'_>, segment: &mut emulate::cpu::Segment) {
+        segment.base = vmcs.read(self.base);
+    }
+
+    /// Reads its attributes alone.
+    pub(crate) fn load_attributes(&self, vmcs: &Current<'_>, segment: &mut emulate::cpu::Segment) {
+        let access = vmcs.read(self.access);
         segment.attributes = access as u16;
         segment.unusable = access & UNUSABLE != 0;
     }

@@ -149,7 +149,7 @@ fn denied(vm: &Vm, state: &mut State, denial: &Denial, cause: u8) -> Result<User
     exit.flags |= KVM_SPP_EXIT_EVENT_DELIVERY;
     exit.rip = state.guest.rip;
     report::put_instruction(&mut exit, &violation::instruction(vm, state)?);
-    Ok(UserExit::Spp(exit))
+    Ok(state.guest.tell_denied(exit))
 }
 
 fn to_event(delivery: &Delivery) -> event::Event {

@@ -52,7 +52,10 @@ use emulate::{
         FetchStop,
         Fetched, //
     },
-    guard,
+    guard::{
+        self,
+        Translations, //
+    },
     insn::{
         CodeSize,
         Insn,
@@ -80,7 +83,11 @@ use ioctl_api::subpage::{
 use kernel::prelude::*;
 use vmcore::{
     event,
-    exit::Exit,
+    exit::{
+        reason,
+        Exit,
+        RawExit, //
+    },
     step, //
 };
 
@@ -120,7 +127,7 @@ impl Decoded {
 
     /// Decodes what was fetched.
     fn decode(&mut self, fetched: Fetched, code: CodeSize) -> Result<(), DecodeError> {
-        let same = self.code == code && self.begins(fetched.get());
+        let same = self.code == code && self.begins(&fetched);
         self.fetched = fetched;
         if !same {
             self.insn = None;
@@ -130,12 +137,24 @@ impl Decoded {
         Ok(())
     }
 
-    /// Whether `bytes` begin with the instruction. Those behind it do not count.
-    fn begins(&self, bytes: &[u8]) -> bool {
-        let len = self.insn.map_or(usize::MAX, |insn| insn.len.into());
-        let known = self.fetched.bytes.iter().take(len);
-        bytes.len() >= len && known.eq(bytes.iter().take(len))
+    /// Whether `fetched` begins with the instruction. Bytes behind it do not count.
+    fn begins(&self, fetched: &Fetched) -> bool {
+        let Some(insn) = &self.insn else {
+            return false;
+        };
+        let behind = u128::MAX.wrapping_shl(u32::from(insn.len) << 3);
+        let differing = as_number(&self.fetched.bytes) ^ as_number(&fetched.bytes);
+        fetched.len >= insn.len && differing & !behind == 0
     }
+}
+
+/// The first byte lowest.
+fn as_number(bytes: &[u8; MAX_BYTES]) -> u128 {
+    let mut all = [0; size_of::<u128>()];
+    for (to, from) in all.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u128::from_le_bytes(all)
 }
 
 /// The emulator's memory of one vCPU.
@@ -144,7 +163,11 @@ pub(crate) struct Emulator {
     /// Large, and so changed in its place.
     cpu: Cpu,
     registers: Registers,
+    /// What few instructions need of them is there, too.
+    tables: bool,
     decoded: Decoded,
+    /// What is known of where its operands are.
+    translations: Translations,
     /// Linear address of the instruction for which the guest was entered again although
     /// nothing had been done.
     stuck: Option<u64>,
@@ -157,7 +180,9 @@ impl Emulator {
             journal: KBox::new(Journal::new(), GFP_KERNEL_ACCOUNT)?,
             cpu: Cpu::default(),
             registers: Registers::Stale,
+            tables: false,
             decoded: Decoded::NOTHING,
+            translations: Translations::NONE,
             stuck: None,
         })
     }
@@ -180,13 +205,36 @@ impl Emulator {
 
     /// The exit for the instruction that was fetched last.
     pub(crate) fn failure(&self) -> UserExit {
-        UserExit::Emulation(self.decoded.fetched)
+        UserExit::Emulation((&self.decoded.fetched).into())
     }
 
-    /// Reads the registers at an exit.
+    /// Reads the registers at an exit, as far as most instructions need them.
     pub(crate) fn fetch_registers(&mut self, vmcs: &Current<'_>, guest: &Guest) {
-        guest.load_cpu(vmcs, &mut self.cpu);
+        self.tables = guest.load_cpu(vmcs, &mut self.cpu);
         self.registers = Registers::OfExit;
+    }
+
+    /// Begins with what the exit tells of where the operands are.
+    fn begin_translations(&mut self, exit: Option<&RawExit>) {
+        self.translations = Translations::NONE;
+        let violation = |exit: &&RawExit| exit.basic() == reason::EPT_VIOLATION;
+        let Some(stopped) = exit.filter(violation).map(RawExit::violation) else {
+            return;
+        };
+        // A write may have been stopped before the dirty flag was set.
+        let plain = stopped.read && stopped.final_translation && !stopped.write;
+        if let (Some(gla), true) = (stopped.gla, plain && !stopped.asynchronous) {
+            self.translations = Translations::of_stopped_read(&self.cpu.paging, gla, stopped.gpa);
+        }
+    }
+
+    /// Whether the decoded instruction needs registers that were left out.
+    fn lacks_tables(&self) -> bool {
+        let Some(insn) = &self.decoded.insn else {
+            return false;
+        };
+        let ports = matches!(insn.op, Op::Ins | Op::Outs) && self.cpu.cpl > 0;
+        !self.tables && (ports || insn.op.reads_tables())
     }
 }
 
@@ -200,8 +248,19 @@ pub(crate) fn emulate(
     state: &mut State,
     cause: u8,
 ) -> Result<Option<UserExit>> {
+    start(vm, area, state, cause, true)
+}
+
+/// The same; `at_exit`: the registers are those of the last exit.
+fn start(
+    vm: &Vm,
+    area: &Area,
+    state: &mut State,
+    cause: u8,
+    at_exit: bool,
+) -> Result<Option<UserExit>> {
     state.guest.emulated = Some(state.guest.exit_gfn());
-    state.fetch_registers(vm)?;
+    state.fetch_most_registers(vm)?;
     let emulator = &mut state.emulator;
     let mut memory = GuestMemory::new(vm);
     let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
@@ -210,7 +269,12 @@ pub(crate) fn emulate(
         Ok(()) => {
             // Bytes behind the instruction may not be there.
             memory.forgive();
-            return execute(vm, area, state, memory, cause);
+            if state.emulator.lacks_tables() {
+                state.fetch_tables(vm)?;
+            }
+            let exit = at_exit.then_some(&state.guest.exit);
+            state.emulator.begin_translations(exit);
+            return execute(vm, area, state, &mut memory, cause);
         }
         Err(DecodeError::Undefined) => Exception::UD.into(),
         Err(DecodeError::TooLong) => Exception::gp(0).into(),
@@ -231,34 +295,31 @@ fn execute<'a>(
     vm: &'a Vm,
     area: &Area,
     state: &mut State,
-    mut memory: GuestMemory<'a>,
+    memory: &mut GuestMemory<'a>,
     cause: u8,
 ) -> Result<Option<UserExit>> {
-    let Some(insn) = state.emulator.decoded.insn else {
-        return Ok(None);
-    };
     let cpu = &state.emulator.cpu;
     let (traced, before) = (cpu.rflags & rflags::TF != 0, cpu.gpr(gpr::RCX));
-    let at = cpu.code_location().linear(0).get();
+    let at = cpu.code_address().get();
     let mut result = Err(Stop::Retry);
     for _ in 0..RETRIES {
-        result = state.attempt(&mut memory, &insn, at);
+        result = state.attempt(memory, at);
         if let Some(error) = memory.failure() {
             state.take_registers();
             return Err(error);
         }
-        if result != Err(Stop::Retry) {
+        if !matches!(result, Err(Stop::Retry)) {
             break;
         }
-        memory = GuestMemory::new(vm);
+        *memory = GuestMemory::new(vm);
     }
     // The elements of a string instruction that are finished count in any case.
     state.take_registers();
-    if result != Err(Stop::Reenter) {
+    if !matches!(result, Err(Stop::Reenter)) {
         state.emulator.stuck = None;
     }
     match result {
-        Ok(_) => finish(vm, area, state, &insn, traced),
+        Ok(_) => finish(vm, area, state, traced),
         // Between two elements of a string instruction events come first.
         Err(Stop::DeviceRead(_) | Stop::PortRead(_))
             if state.guest.events.any() && state.emulator.cpu.gpr(gpr::RCX) != before =>
@@ -272,7 +333,10 @@ fn execute<'a>(
         }
         Err(Stop::Reenter) if state.emulator.stuck.replace(at) != Some(at) => Ok(None),
         Err(Stop::Refused(op)) if op.policy() == Policy::SingleStep || op == Op::SystemLoad => {
-            stepping::instruction(vm, state, &insn, cause)
+            match state.emulator.decoded.insn {
+                Some(insn) => stepping::instruction(vm, state, &insn, cause),
+                None => Ok(None),
+            }
         }
         Err(Stop::Refused(Op::LoadSreg | Op::Iret)) => mark_descriptor(vm, state, cause),
         Err(stop) => Ok(stopped(state, &stop, cause)),
@@ -303,17 +367,12 @@ fn mark_descriptor(vm: &Vm, state: &mut State, cause: u8) -> Result<Option<UserE
 }
 
 /// What follows from an instruction, or some elements of one, besides general registers.
-fn finish(
-    vm: &Vm,
-    area: &Area,
-    state: &mut State,
-    insn: &Insn,
-    traced: bool,
-) -> Result<Option<UserExit>> {
+fn finish(vm: &Vm, area: &Area, state: &mut State, traced: bool) -> Result<Option<UserExit>> {
     let guest = &mut state.guest;
     guest.interruptibility &= !step::SHADOW;
     guest.single_step |= traced;
-    if matches!(insn.op, Op::CallFar | Op::JmpFar | Op::RetFar) {
+    let op = state.emulator.decoded.insn.as_ref().map(|insn| insn.op);
+    if matches!(op, Some(Op::CallFar | Op::JmpFar | Op::RetFar)) {
         state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
             guest.take_segments(vmcs, &emulator.cpu);
         })?;
@@ -349,7 +408,7 @@ pub(crate) fn raise(guest: &mut Guest, exception: &Exception) -> Option<UserExit
 }
 
 /// KVM_EXIT_SPP for a write of the decoded instruction.
-fn denied(state: &State, denial: &Denial, cause: u8) -> UserExit {
+fn denied(state: &mut State, denial: &Denial, cause: u8) -> UserExit {
     let mut exit = super::report::denied(denial, cause);
     exit.rip = state.guest.rip;
     super::report::put_instruction(&mut exit, &state.emulator.decoded.fetched);
@@ -357,23 +416,33 @@ fn denied(state: &State, denial: &Denial, cause: u8) -> UserExit {
         exit.insn_len = insn.len;
         exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
     }
-    UserExit::Spp(exit)
+    state.guest.tell_denied(exit)
 }
 
 /// Goes on with an instruction that has waited for a device, whose data is in the journal.
 pub(crate) fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
     match state.emulator.registers {
         Registers::Waiting => {
-            let memory = GuestMemory::new(vm);
-            execute(vm, area, state, memory, KVM_SPP_CAUSE_EMULATED)
+            let mut memory = GuestMemory::new(vm);
+            execute(vm, area, state, &mut memory, KVM_SPP_CAUSE_EMULATED)
         }
-        _ => emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+        // Whoever has changed the registers may have changed page tables, too.
+        _ => start(vm, area, state, KVM_SPP_CAUSE_EMULATED, false),
     }
 }
 
 impl State {
-    /// Reads the registers for the emulator, where the exit has not.
+    /// Reads all registers for the emulator, where the exit has not.
     pub(crate) fn fetch_registers(&mut self, vm: &Vm) -> Result {
+        self.fetch_most_registers(vm)?;
+        match self.emulator.tables {
+            true => Ok(()),
+            false => self.fetch_tables(vm),
+        }
+    }
+
+    /// Reads those that most instructions need.
+    fn fetch_most_registers(&mut self, vm: &Vm) -> Result {
         if self.emulator.registers == Registers::OfExit {
             return Ok(());
         }
@@ -382,18 +451,36 @@ impl State {
         })
     }
 
-    /// Executes the instruction at linear address `at` once.
-    fn attempt(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        insn: &Insn,
-        at: u64,
-    ) -> Result<Done, Stop> {
-        let mut guest = self.begin(memory, at);
+    /// Reads the others.
+    fn fetch_tables(&mut self, vm: &Vm) -> Result {
+        self.with_emulator(&vm.vmx, |vmcs, _, emulator| {
+            Guest::load_tables(vmcs, &mut emulator.cpu);
+            emulator.tables = true;
+        })
+    }
+
+    /// Executes the decoded instruction, which is at linear address `at`, once.
+    fn attempt(&mut self, memory: &mut GuestMemory<'_>, at: u64) -> Result<Done, Stop> {
+        let fpu = self.fpu.image_mut();
+        let Emulator {
+            journal,
+            cpu,
+            decoded,
+            translations,
+            ..
+        } = &mut self.emulator;
+        let Some(insn) = &decoded.insn else {
+            return Err(Stop::Retry);
+        };
+        journal.begin(at);
+        let mut guest = guard::Guest::new(cpu, fpu, memory, journal);
+        guest.keep_translations(translations);
         let result = exec::execute(&mut guest, insn);
-        let met = guest.breakpoints_met();
-        if result.is_ok() {
-            self.guest.breakpoints |= met;
+        match result {
+            Ok(_) => self.guest.breakpoints |= guest.breakpoints_met(),
+            // The instruction goes on when the data is there.
+            Err(Stop::DeviceRead(_) | Stop::PortRead(_)) => *translations = *guest.translations(),
+            Err(_) => {}
         }
         result
     }

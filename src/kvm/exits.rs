@@ -21,6 +21,7 @@ use vmcore::{
         Origin, //
     },
     exit::{
+        reason,
         EntryFailure,
         ExceptionOrNmi,
         Exit,
@@ -55,6 +56,12 @@ fn leave(stop: Stop) -> Step {
 /// Finishes an exit, or says who must.
 #[inline]
 pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
+    // What exactly they were counts with IRQs on only.
+    match raw.basic() {
+        reason::EPT_VIOLATION if !raw.entry_failed() => return Step::Leave(Leave::Violation),
+        reason::IO if !raw.entry_failed() => return Step::Leave(Leave::Io),
+        _ => {}
+    }
     match Exit::decode(raw) {
         Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer | Exit::Mtf => {
             Step::Leave(Leave::Host)

@@ -33,11 +33,11 @@ use crate::vmx::{
     window::Current, //
 };
 use emulate::{
-    cpu::rflags,
-    insn::{
-        CodeSize,
-        Seg, //
+    cpu::{
+        rflags,
+        Cpu, //
     },
+    insn::CodeSize,
     paging::Paging, //
 };
 use ioctl_api::{
@@ -321,21 +321,14 @@ impl Guest {
     }
 
     /// Reads the registers for the emulator, each in its place: copies of them would take
-    /// longer than reading them.
-    pub(crate) fn load_cpu(&self, vmcs: &Current<'_>, cpu: &mut emulate::cpu::Cpu) {
-        let fields = [&ES, &CS, &SS, &DS, &FS, &GS];
-        for (segment, fields) in cpu.segments.iter_mut().zip(fields) {
-            fields.load(vmcs, segment);
-        }
-        LDTR.load(vmcs, &mut cpu.ldtr);
-        TR.load(vmcs, &mut cpu.tr);
+    /// longer than reading them. Of those that few instructions of 64-bit code need
+    /// ([`Op::reads_tables`]), none is read then, and the result is false.
+    ///
+    /// [`Op::reads_tables`]: emulate::op::Op::reads_tables
+    pub(crate) fn load_cpu(&self, vmcs: &Current<'_>, cpu: &mut Cpu) -> bool {
         cpu.gprs = self.regs.gprs;
         cpu.rip = self.rip;
         cpu.rflags = self.rflags;
-        cpu.gdtr.base = vmcs.read(field::GUEST_GDTR_BASE);
-        cpu.gdtr.limit = vmcs.read(field::GUEST_GDTR_LIMIT) as u16;
-        cpu.idtr.base = vmcs.read(field::GUEST_IDTR_BASE);
-        cpu.idtr.limit = vmcs.read(field::GUEST_IDTR_LIMIT) as u16;
         cpu.xcr0 = self.xcr0;
         cpu.breakpoints.addresses = self.debug.db;
         cpu.breakpoints.dr7 = match self.debug.in_use {
@@ -343,15 +336,38 @@ impl Guest {
             false => 0,
         };
         self.load_paging(vmcs, &mut cpu.paging);
-        let cs = cpu.segment(Seg::Cs);
+        let [_, cs, ss, _, fs, gs] = &mut cpu.segments;
+        CS.load_attributes(vmcs, cs);
+        SS.load_attributes(vmcs, ss);
         let long = cpu.paging.long_mode() && cs.long();
         cpu.code = match (long, cs.big()) {
             (true, _) => CodeSize::Bits64,
             (false, true) => CodeSize::Bits32,
             (false, false) => CodeSize::Bits16,
         };
-        cpu.cpl = cpu.segment(Seg::Ss).dpl();
+        cpu.cpl = ss.dpl();
         cpu.paging.user = cpu.cpl == 3;
+        if long {
+            FS.load_base(vmcs, fs);
+            GS.load_base(vmcs, gs);
+        } else {
+            Self::load_tables(vmcs, cpu);
+        }
+        !long
+    }
+
+    /// Reads the registers that [`Guest::load_cpu`] may have left out.
+    pub(crate) fn load_tables(vmcs: &Current<'_>, cpu: &mut Cpu) {
+        let fields = [&ES, &CS, &SS, &DS, &FS, &GS];
+        for (segment, fields) in cpu.segments.iter_mut().zip(fields) {
+            fields.load(vmcs, segment);
+        }
+        LDTR.load(vmcs, &mut cpu.ldtr);
+        TR.load(vmcs, &mut cpu.tr);
+        cpu.gdtr.base = vmcs.read(field::GUEST_GDTR_BASE);
+        cpu.gdtr.limit = vmcs.read(field::GUEST_GDTR_LIMIT) as u16;
+        cpu.idtr.base = vmcs.read(field::GUEST_IDTR_BASE);
+        cpu.idtr.limit = vmcs.read(field::GUEST_IDTR_LIMIT) as u16;
     }
 
     fn load_paging(&self, vmcs: &Current<'_>, paging: &mut Paging) {
@@ -373,7 +389,7 @@ impl Guest {
 
     /// Takes the segment registers over from the emulator, which a far transfer or the
     /// delivery of an event replaces.
-    pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &emulate::cpu::Cpu) {
+    pub(crate) fn take_segments(&mut self, vmcs: &Current<'_>, cpu: &Cpu) {
         for (fields, segment) in [&ES, &CS, &SS, &DS, &FS, &GS]
             .into_iter()
             .zip(&cpu.segments)

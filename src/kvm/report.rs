@@ -11,6 +11,7 @@ use super::{
 use crate::host::shim;
 use emulate::{
     fetch::Fetched,
+    insn::MAX_BYTES,
     stop::Denial, //
 };
 use ioctl_api::{
@@ -35,7 +36,8 @@ use vmcore::{
 };
 use zerocopy::IntoBytes;
 
-/// Why KVM_RUN returns 0.
+/// Why KVM_RUN returns 0. Small, for it is handed up from where it was found; what is large
+/// stays with the vCPU.
 pub(crate) enum UserExit {
     /// One that needs nothing more from the kernel.
     Stop(Stop),
@@ -43,12 +45,29 @@ pub(crate) enum UserExit {
     Io(run::IoExit),
     /// A device is to be read or written.
     Mmio(run::MmioExit),
-    /// An instruction that we would have to emulate and cannot, with its bytes.
-    Emulation(Fetched),
+    /// An instruction that we would have to emulate and cannot.
+    Emulation(InsnBytes),
     /// An event could not be delivered without emulation.
     Undeliverable,
-    /// A denied write.
-    Spp(SppExit),
+    /// A denied write, which is in [`Guest::denied`].
+    Spp,
+}
+static_assertions::const_assert!(size_of::<UserExit>() <= 40);
+
+/// What could be had of an instruction.
+pub(crate) struct InsnBytes {
+    /// They, the rest 0.
+    bytes: [u8; MAX_BYTES],
+    len: u8,
+}
+
+impl From<&Fetched> for InsnBytes {
+    fn from(fetched: &Fetched) -> Self {
+        Self {
+            bytes: fetched.bytes,
+            len: fetched.len,
+        }
+    }
 }
 
 /// What every return from KVM_RUN writes, whatever its reason.
@@ -67,19 +86,20 @@ pub(crate) fn interrupted(area: &Area) {
     area.store(run::EXIT_REASON, run::KVM_EXIT_INTR);
 }
 
-/// Writes the exit reason and its payload to kvm_run. `raw` is the VM exit.
-pub(crate) fn report(area: &Area, exit: &UserExit, raw: &RawExit) {
+/// Writes the exit reason and its payload to kvm_run.
+pub(crate) fn report(area: &Area, exit: &UserExit, guest: &Guest) {
+    let raw = &guest.exit;
     match exit {
         UserExit::Stop(stop) => report_stop(area, stop, raw),
         UserExit::Io(payload) => area.exit(run::KVM_EXIT_IO, payload.as_bytes()),
         UserExit::Mmio(payload) => area.exit(run::KVM_EXIT_MMIO, payload.as_bytes()),
-        UserExit::Emulation(fetched) => {
+        UserExit::Emulation(insn) => {
             let payload = EmulationFailure {
                 suberror: run::KVM_INTERNAL_ERROR_EMULATION,
                 ndata: 3,
                 flags: run::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-                insn_size: fetched.len,
-                insn_bytes: fetched.bytes,
+                insn_size: insn.len,
+                insn_bytes: insn.bytes,
             };
             area.exit(run::KVM_EXIT_INTERNAL_ERROR, payload.as_bytes());
         }
@@ -89,7 +109,7 @@ pub(crate) fn report(area: &Area, exit: &UserExit, raw: &RawExit) {
             let reason = u64::from(raw.reason);
             internal(area, suberror, &[event, reason, raw.qualification, raw.gpa]);
         }
-        UserExit::Spp(payload) => area.exit(KVM_EXIT_SPP, payload.as_bytes()),
+        UserExit::Spp => area.exit(KVM_EXIT_SPP, guest.denied.as_bytes()),
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) fn run(vm: &Vm, vcpu: &Vcpu) -> Result<isize> {
     report::publish(&vcpu.area, &state.guest);
     match result {
         Ok(exit) => {
-            report::report(&vcpu.area, &exit, &state.guest.exit);
+            report::report(&vcpu.area, &exit, &state.guest);
             Ok(0)
         }
         Err(err) => Err(err),
@@ -109,7 +109,9 @@ fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
                 state.load_pdptes(vm)?;
                 None
             }
-            Leave::Violation | Leave::Io | Leave::TaskSwitch => slow_exit(vm, area, state)?,
+            leave @ (Leave::Violation | Leave::Io | Leave::TaskSwitch) => {
+                slow_exit(vm, area, state, &leave)?
+            }
             Leave::User(stop) => Some(UserExit::Stop(stop)),
         };
         if let Some(exit) = exit {
@@ -119,13 +121,23 @@ fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
 }
 
 /// An exit that needs IRQs on: guest memory, or user space's devices.
-fn slow_exit(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
-    match Exit::decode(&state.guest.exit) {
-        Exit::EptViolation(violation) => violation::resolve(vm, area, state, &violation),
-        Exit::Io(io) if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
-        Exit::TaskSwitch(asked) => tasks::switch(vm, state, asked),
-        Exit::Io(io) => Ok(begin_io(vm, area, &mut state.guest, io)),
-        _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
+// Not inlined: exits that need nothing of it are more frequent.
+#[inline(never)]
+fn slow_exit(vm: &Vm, area: &Area, state: &mut State, leave: &Leave) -> Result<Option<UserExit>> {
+    let raw = &state.guest.exit;
+    match leave {
+        Leave::Violation => {
+            let violation = raw.violation();
+            violation::resolve(vm, area, state, &violation)
+        }
+        Leave::Io => match raw.io() {
+            io if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+            io => Ok(begin_io(vm, area, &mut state.guest, io)),
+        },
+        _ => match Exit::decode(raw) {
+            Exit::TaskSwitch(asked) => tasks::switch(vm, state, asked),
+            _ => Ok(Some(UserExit::Stop(Stop::Unexpected))),
+        },
     }
 }
 

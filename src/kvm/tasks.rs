@@ -123,7 +123,7 @@ fn for_instruction(
             exit.insn_len = len;
             exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
             report::put_instruction(&mut exit, &violation::instruction(vm, state)?);
-            Ok(Some(UserExit::Spp(exit)))
+            Ok(Some(state.guest.tell_denied(exit)))
         }
         Stop::Retry => Ok(None),
         _ => violation::emulation_failure(vm, state).map(Some),

@@ -5,6 +5,7 @@
 use super::{
     area::Area,
     emulator::Emulator,
+    report::UserExit,
     run,
     stepping::{
         Step,
@@ -53,6 +54,7 @@ use ioctl_api::{
         Sregs,
         Xcrs, //
     },
+    subpage::SppExit,
     vcpu::{
         Interrupt,
         MpState,
@@ -155,6 +157,8 @@ pub(crate) struct Guest {
     pub(crate) emulated: Option<Gfn>,
     /// What the last exit left, for what is done about it with IRQs on.
     pub(crate) exit: RawExit,
+    /// What KVM_EXIT_SPP tells of the write that was denied last.
+    pub(crate) denied: SppExit,
     /// The control registers that PAE paging is to go on with.
     pub(crate) new_control: Control,
     /// Where the last write was stopped that the maps allow.
@@ -166,6 +170,12 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// The exit for a denied write.
+    pub(crate) fn tell_denied(&mut self, denied: SppExit) -> UserExit {
+        self.denied = denied;
+        UserExit::Spp
+    }
+
     /// Before the first instruction, of the vCPU that is number `id` of `vm`.
     fn new(vm: &Vm, id: u32) -> Self {
         Self {
@@ -196,6 +206,7 @@ impl Guest {
             step: None,
             emulated: None,
             exit: RawExit::default(),
+            denied: SppExit::default(),
             new_control: Control::RESET,
             repeat: Repeat::default(),
             ran: false,

@@ -64,7 +64,7 @@ pub(crate) fn resolve(
             match delivery::deliver(vm, state, cause)? {
                 Some(UserExit::Undeliverable) => {
                     let exit = denied(vm, state, violation, mask, map, cause)?;
-                    Ok(Some(UserExit::Spp(exit)))
+                    Ok(Some(state.guest.tell_denied(exit)))
                 }
                 exit => Ok(exit),
             }
@@ -79,7 +79,7 @@ pub(crate) fn resolve(
                     exit.insn_len = len;
                     exit.flags |= KVM_SPP_EXIT_INSN_LEN_VALID;
                 }
-                Ok(Some(UserExit::Spp(exit)))
+                Ok(Some(state.guest.tell_denied(exit)))
             }
             exit => Ok(exit),
         },
@@ -100,12 +100,21 @@ pub(crate) fn resolve(
 fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask, u8) {
     let gfn = violation.gpa.gfn();
     let mmu = vm.mmu.lock();
+    let slot = slots::find(mmu.slots_now(), gfn);
+    // The tables count where there is memory, and maps where it is written.
+    let memory = slot.is_some();
     let access = Access {
         violation: *violation,
         rip: state.guest.rip,
-        slot: slots::find(mmu.slots_now(), gfn),
-        leaf: mmu.space.leaf(&mmu.tables, gfn),
-        map: mmu.space.mask(&mmu.tables, gfn),
+        slot,
+        leaf: match memory {
+            true => mmu.space.leaf(&mmu.tables, gfn),
+            false => None,
+        },
+        map: match memory && violation.write {
+            true => mmu.space.mask(&mmu.tables, gfn),
+            false => Mask::ALL,
+        },
         len: None,
         generation: vm.tlb.generation(),
         backend: mmu.backend,
@@ -138,7 +147,7 @@ fn walk(vm: &Vm, state: &mut State, violation: &Violation) -> Result<Option<User
                 exit.flags |= KVM_SPP_EXIT_EVENT_DELIVERY;
             }
             report::put_instruction(&mut exit, &instruction(vm, state)?);
-            Ok(Some(UserExit::Spp(exit)))
+            Ok(Some(state.guest.tell_denied(exit)))
         }
         // Whatever else the walk meets, the processor will meet when it walks again.
         _ => Ok(None),
@@ -175,7 +184,7 @@ fn denied(
 
 /// The exit for an instruction that somebody must emulate.
 pub(crate) fn emulation_failure(vm: &Vm, state: &mut State) -> Result<UserExit> {
-    Ok(UserExit::Emulation(instruction(vm, state)?))
+    Ok(UserExit::Emulation((&instruction(vm, state)?).into()))
 }
 
 /// The bytes at RIP, as far as they can be read.

@@ -26,6 +26,39 @@ const ASYNCHRONOUS: u64 = 1 << 16;
 const NMI: u32 = 2;
 const PRIVILEGED_SOFTWARE_EXCEPTION: u32 = 5;
 
+impl RawExit {
+    /// The port access that the exit is for, if its reason is [`reason::IO`].
+    pub const fn io(&self) -> IoExit {
+        let qualification = self.qualification;
+        IoExit {
+            port: ((qualification >> 16) & 0xffff) as u16,
+            // Encoded as size - 1: 0, 1 or 3; 2 and above 3 do not occur.
+            size: ((qualification & 3) + 1) as u8,
+            input: qualification & (1 << 3) != 0,
+            string: qualification & (1 << 4) != 0,
+            rep: qualification & (1 << 5) != 0,
+        }
+    }
+
+    /// The access that EPT has stopped, if the reason is [`reason::EPT_VIOLATION`].
+    pub fn violation(&self) -> Violation {
+        let has = |bit: u64| self.qualification & bit != 0;
+        let gla_valid = has(violation::GLA_VALID);
+        Violation {
+            gpa: Gpa::new(self.gpa),
+            gla: gla_valid.then_some(Gva::new(self.gla)),
+            read: has(violation::READ),
+            write: has(violation::WRITE),
+            fetch: has(violation::FETCH),
+            // Bit 8 is undefined without a linear address; only the accesses of
+            // PDPTE loads and of trace have none, and no guest data goes that way.
+            final_translation: gla_valid && has(violation::FINAL_TRANSLATION),
+            asynchronous: has(ASYNCHRONOUS),
+            event_delivery: self.event_delivery(),
+        }
+    }
+}
+
 impl Exit {
     /// Decodes a VM exit.
     pub fn decode(raw: &RawExit) -> Self {
@@ -37,9 +70,9 @@ impl Exit {
             reason::TASK_SWITCH => Self::TaskSwitch(task_switch(raw.qualification)),
             reason::CR_ACCESS => cr_access(raw),
             reason::DR_ACCESS => Self::Dr(dr_access(raw.qualification)),
-            reason::IO => Self::Io(io(raw.qualification)),
+            reason::IO => Self::Io(raw.io()),
             reason::INVLPG => Self::Invlpg(Gva::new(raw.qualification)),
-            reason::EPT_VIOLATION => Self::EptViolation(ept_violation(raw)),
+            reason::EPT_VIOLATION => Self::EptViolation(raw.violation()),
             reason::EPT_MISCONFIG => Self::EptMisconfig(Gpa::new(raw.gpa)),
             reason::SPP => spp(raw),
             basic => Self::plain(basic),
@@ -141,34 +174,6 @@ const fn dr_access(qualification: u64) -> DrAccess {
         dr: (qualification & 7) as u8,
         gpr: ((qualification >> 8) & 0xf) as u8,
         from: qualification & (1 << 4) != 0,
-    }
-}
-
-const fn io(qualification: u64) -> IoExit {
-    IoExit {
-        port: ((qualification >> 16) & 0xffff) as u16,
-        // Encoded as size - 1: 0, 1 or 3; 2 and above 3 do not occur.
-        size: ((qualification & 3) + 1) as u8,
-        input: qualification & (1 << 3) != 0,
-        string: qualification & (1 << 4) != 0,
-        rep: qualification & (1 << 5) != 0,
-    }
-}
-
-fn ept_violation(raw: &RawExit) -> Violation {
-    let has = |bit: u64| raw.qualification & bit != 0;
-    let gla_valid = has(violation::GLA_VALID);
-    Violation {
-        gpa: Gpa::new(raw.gpa),
-        gla: gla_valid.then_some(Gva::new(raw.gla)),
-        read: has(violation::READ),
-        write: has(violation::WRITE),
-        fetch: has(violation::FETCH),
-        // Bit 8 is undefined without a linear address; only the accesses of
-        // PDPTE loads and of trace have none, and no guest data goes that way.
-        final_translation: gla_valid && has(violation::FINAL_TRANSLATION),
-        asynchronous: has(ASYNCHRONOUS),
-        event_delivery: raw.event_delivery(),
     }
 }
 

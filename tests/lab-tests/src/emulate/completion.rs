@@ -23,6 +23,7 @@ tests![
     immediate_exit_tells_all_of_an_access,
     answer_is_used_once,
     new_registers_are_used,
+    new_registers_have_new_translations,
     moved_rip_cancels_a_read,
     moved_rip_after_a_write,
     memory_appears_meanwhile,
@@ -192,6 +193,20 @@ fn new_registers_are_used(lab: &Lab) {
     rig.machine.change_regs(|r| r.rax = 0x5000);
     rig.machine.expect_hlt();
     assert_eq!(rig.machine.regs().rax, 0x5000 + 1000);
+}
+
+/// Where the exit has found the operand counts no more once user space sets registers.
+fn new_registers_have_new_translations(lab: &Lab) {
+    lab.only_ours("KVM goes on with the address that it has asked for");
+    let mut rig = rig(lab, |a| a.mov(rax, qword_ptr(rbx)));
+    assert_eq!(rig.machine.run(), Stop::MmioRead(HOLE, 8));
+    rig.machine.answer_mmio(&1000_u64.to_le_bytes());
+    rig.map(&[Page::Device(1)]);
+    rig.machine.change_regs(|r| r.rax = 0);
+    assert_eq!(rig.machine.run(), Stop::MmioRead(HOLE + PAGE_SIZE, 8));
+    rig.machine.answer_mmio(&2000_u64.to_le_bytes());
+    rig.machine.expect_hlt();
+    assert_eq!(rig.machine.regs().rax, 2000);
 }
 
 /// Who moves RIP does not want the instruction any more, nor its answer.
