@@ -242,7 +242,7 @@ impl Guest<'_> {
     ///
     /// [`Stop::DeviceRead`] where a device has them, [`Stop::Retry`] where memory went.
     pub fn load(&mut self, source: &Source, out: &mut [u8]) -> Result<(), Stop> {
-        self.read_fragments(&source.fragments, out)?;
+        self.read_fragments(&source.fragments, out, false)?;
         self.watch(source.gva, out.len(), false);
         Ok(())
     }
@@ -253,7 +253,7 @@ impl Guest<'_> {
     ///
     /// As for [`Guest::load`].
     pub fn load_span(&mut self, span: &Span, out: &mut [u8]) -> Result<(), Stop> {
-        self.read_fragments(&span.fragments, out)?;
+        self.read_fragments(&span.fragments, out, true)?;
         self.watch(span.gva, out.len(), false);
         Ok(())
     }
@@ -269,21 +269,32 @@ impl Guest<'_> {
         self.met
     }
 
-    fn read_fragments(&mut self, fragments: &Fragments, out: &mut [u8]) -> Result<(), Stop> {
+    /// `written`: the fragments are those of a span.
+    fn read_fragments(
+        &mut self,
+        fragments: &Fragments,
+        out: &mut [u8],
+        written: bool,
+    ) -> Result<(), Stop> {
         let len = usize::from(fragments.first.len).min(out.len());
         let (first, second) = out.split_at_mut_checked(len).ok_or(Stop::Host)?;
-        self.read_fragment(&fragments.first, first)?;
+        self.read_fragment(&fragments.first, first, written)?;
         match &fragments.second {
-            Some(fragment) => self.read_fragment(fragment, second),
+            Some(fragment) => self.read_fragment(fragment, second, written),
             None => Ok(()),
         }
     }
 
     /// Reads as many bytes of a fragment as `out` has.
-    fn read_fragment(&mut self, fragment: &Fragment, out: &mut [u8]) -> Result<(), Stop> {
+    fn read_fragment(
+        &mut self,
+        fragment: &Fragment,
+        out: &mut [u8],
+        written: bool,
+    ) -> Result<(), Stop> {
         // Read-only memory is a device to writes only.
-        let device = fragment.device && self.memory.page(fragment.gpa.gfn()) != Page::Rom;
-        if device {
+        let rom = |guest: &mut Self| guest.memory.page(fragment.gpa.gfn()) == Page::Rom;
+        if fragment.device && !(written && rom(self)) {
             return self.read_device(fragment.gpa, out);
         }
         match self.memory.read(fragment.gpa, out) {

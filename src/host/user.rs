@@ -47,6 +47,19 @@ pub(crate) fn read_u64(addr: usize) -> Result<u64> {
     }
 }
 
+/// Reads 8 to 16 bytes at user address `addr`, as the words at their two ends; `EFAULT`
+/// where they cannot be read.
+pub(crate) fn read_ends(addr: usize, out: &mut [u8]) -> Result {
+    let last = addr.wrapping_add(out.len()).wrapping_sub(size_of::<u64>());
+    if let Some(word) = out.first_chunk_mut() {
+        *word = read_u64(addr)?.to_le_bytes();
+    }
+    if let Some(word) = out.last_chunk_mut() {
+        *word = read_u64(last)?.to_le_bytes();
+    }
+    Ok(())
+}
+
 /// Copies `value` to user address `addr`; `EFAULT` where it cannot be written.
 pub(crate) fn write<T: IntoBytes + Immutable>(addr: usize, value: &T) -> Result {
     slice(addr, value.as_bytes().len())

@@ -118,14 +118,31 @@ impl Area {
         }
     }
 
-    /// Fills `out` from `offset`, a multiple of 8, on; what lies beyond the area is 0.
+    /// Fills `out` from `offset`, a multiple of 8, on, in one page; elsewhere `out` stays.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
-        for (i, bytes) in out.chunks_mut(8).enumerate() {
-            let word = self.load::<u64>(offset + i * 8).to_ne_bytes();
-            match <&mut [u8; 8]>::try_from(&mut *bytes) {
-                Ok(whole) => *whole = word,
-                Err(_) => bytes.iter_mut().zip(word).for_each(|(to, from)| *to = from),
+        let Some(start) = self.at(offset, out.len()).filter(|_| offset % 8 == 0) else {
+            return;
+        };
+        let mut at = start.cast::<u64>();
+        let mut next = || {
+            // SAFETY: `at` begins at an aligned address inside a live page, shared with user
+            // space and therefore volatile, and stays in `out.len()` bytes of it: so the
+            // word, which ends at a multiple of 8, too, is in the page.
+            let word = unsafe { at.read_volatile() };
+            at = at.wrapping_add(1);
+            word.to_ne_bytes()
+        };
+        let mut words = out.chunks_exact_mut(8);
+        for bytes in words.by_ref() {
+            if let Some(bytes) = bytes.first_chunk_mut() {
+                *bytes = next();
             }
+        }
+        let rest = words.into_remainder();
+        if !rest.is_empty() {
+            rest.iter_mut()
+                .zip(next())
+                .for_each(|(to, from)| *to = from);
         }
     }
 

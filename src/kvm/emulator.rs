@@ -54,6 +54,7 @@ use emulate::{
     },
     guard::{
         self,
+        Page,
         Translations, //
     },
     insn::{
@@ -240,15 +241,16 @@ impl Emulator {
 
 /// Emulates the instruction at RIP. `None` enters the guest again.
 ///
-/// `cause` is what a denial is told to come from, `KVM_SPP_CAUSE_*`. Errors: those of a
-/// page look-up.
+/// `cause` is what a denial is told to come from, `KVM_SPP_CAUSE_*`; `seen` is what has been
+/// found at the frame of the exit. Errors: those of a page look-up.
 pub(crate) fn emulate(
     vm: &Vm,
     area: &Area,
     state: &mut State,
     cause: u8,
+    seen: Option<Page>,
 ) -> Result<Option<UserExit>> {
-    start(vm, area, state, cause, true)
+    start(vm, area, state, cause, Some(seen))
 }
 
 /// The same; `at_exit`: the registers are those of the last exit.
@@ -257,12 +259,15 @@ fn start(
     area: &Area,
     state: &mut State,
     cause: u8,
-    at_exit: bool,
+    at_exit: Option<Option<Page>>,
 ) -> Result<Option<UserExit>> {
     state.guest.emulated = Some(state.guest.exit_gfn());
     state.fetch_most_registers(vm)?;
     let emulator = &mut state.emulator;
     let mut memory = GuestMemory::new(vm);
+    if let Some(Some(page)) = at_exit {
+        memory.expect(state.guest.exit_gfn(), page);
+    }
     let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
     let end = fetched.end;
     let stop = match emulator.decoded.decode(fetched, emulator.cpu.code) {
@@ -272,7 +277,7 @@ fn start(
             if state.emulator.lacks_tables() {
                 state.fetch_tables(vm)?;
             }
-            let exit = at_exit.then_some(&state.guest.exit);
+            let exit = at_exit.and(Some(&state.guest.exit));
             state.emulator.begin_translations(exit);
             return execute(vm, area, state, &mut memory, cause);
         }
@@ -315,6 +320,10 @@ fn execute<'a>(
     }
     // The elements of a string instruction that are finished count in any case.
     state.take_registers();
+    if let Some(gfn) = memory.unmapped() {
+        // It is written; whether it can be mapped now is no matter.
+        vm.fault(&mut state.guest.reserve, gfn, true).ok();
+    }
     if !matches!(result, Err(Stop::Reenter)) {
         state.emulator.stuck = None;
     }
@@ -427,7 +436,7 @@ pub(crate) fn resume(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<U
             execute(vm, area, state, &mut memory, KVM_SPP_CAUSE_EMULATED)
         }
         // Whoever has changed the registers may have changed page tables, too.
-        _ => start(vm, area, state, KVM_SPP_CAUSE_EMULATED, false),
+        _ => start(vm, area, state, KVM_SPP_CAUSE_EMULATED, None),
     }
 }
 

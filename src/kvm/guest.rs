@@ -67,6 +67,8 @@ pub(crate) struct GuestMemory<'a> {
     seen: [Option<(Gfn, Page)>; 2],
     /// The slot that was used last, most of the time the next one too.
     slot: Option<Slot>,
+    /// A frame that was written without being mapped.
+    unmapped: Option<Gfn>,
     failed: Option<Error>,
 }
 
@@ -78,13 +80,25 @@ impl<'a> GuestMemory<'a> {
             slots: vm.snapshot(),
             seen: [None, None],
             slot: None,
+            unmapped: None,
             failed: None,
         }
+    }
+
+    /// What is at a frame has just been looked up.
+    pub(crate) fn expect(&mut self, gfn: Gfn, page: Page) {
+        self.seen = [Some((gfn, page)), None];
     }
 
     /// Forgets a failure that did not matter.
     pub(crate) fn forgive(&mut self) {
         self.failed = None;
+    }
+
+    /// A frame that was written without being mapped: mapped, it is at hand when more is
+    /// written to it, and when the guest looks.
+    pub(crate) fn unmapped(&self) -> Option<Gfn> {
+        self.unmapped
     }
 
     /// Why the host could not give a page.
@@ -153,6 +167,7 @@ impl<'a> GuestMemory<'a> {
         for (page, fragment) in pages.iter_mut().zip(span.fragments()) {
             if !fragment.device {
                 *page = Some(self.host_page(&fragment)?);
+                self.unmapped = Some(fragment.gpa.gfn());
             }
         }
         let mmu = self.vm.mmu.lock();
@@ -223,7 +238,11 @@ impl GuestPhys for GuestMemory<'_> {
         let Some(address) = self.address(gpa, out.len()) else {
             return false;
         };
-        let read = user::slice(address, out.len()).reader().read_slice(out);
+        let read = match out.len() {
+            // An instruction, for one.
+            8..=16 => user::read_ends(address, out),
+            len => user::slice(address, len).reader().read_slice(out),
+        };
         self.noted(read).is_some()
     }
 

@@ -131,7 +131,7 @@ fn slow_exit(vm: &Vm, area: &Area, state: &mut State, leave: &Leave) -> Result<O
             violation::resolve(vm, area, state, &violation)
         }
         Leave::Io => match raw.io() {
-            io if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED),
+            io if io.string => emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED, None),
             io => Ok(begin_io(vm, area, &mut state.guest, io)),
         },
         _ => match Exit::decode(raw) {

@@ -20,6 +20,7 @@ use emulate::{
         self,
         Fetched, //
     },
+    guard::Page,
     paging::Fault,
     stop::Stop, //
 };
@@ -51,7 +52,12 @@ pub(crate) fn resolve(
     state: &mut State,
     violation: &Violation,
 ) -> Result<Option<UserExit>> {
-    let (outcome, map, cause) = judge(vm, state, violation);
+    let Judgement {
+        outcome,
+        map,
+        page,
+        cause,
+    } = judge(vm, state, violation);
     match outcome {
         Outcome::Spurious | Outcome::Retry => Ok(None),
         Outcome::Map { write } => {
@@ -72,7 +78,7 @@ pub(crate) fn resolve(
         // Whether the instruction still is the one that was stopped, and all that it
         // writes, the emulator finds out; it stops at the same write. What it does not
         // know is told as the processor tells it.
-        Outcome::Denied { mask } => match emulator::emulate(vm, area, state, cause)? {
+        Outcome::Denied { mask } => match emulator::emulate(vm, area, state, cause, page)? {
             Some(UserExit::Emulation(_)) => {
                 let mut exit = denied(vm, state, violation, mask, map, cause)?;
                 if let Some(len) = state.emulator.length() {
@@ -88,16 +94,25 @@ pub(crate) fn resolve(
             delivery::deliver(vm, state, KVM_SPP_CAUSE_EMULATED)
         }
         Outcome::Ineligible | Outcome::Mmio => {
-            emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED)
+            emulator::emulate(vm, area, state, KVM_SPP_CAUSE_EMULATED, page)
         }
         Outcome::Walk => walk(vm, state, violation),
         Outcome::Undeliverable => Ok(Some(UserExit::Undeliverable)),
     }
 }
 
-/// What the violation means, the map that says so, and who has found out
-/// (`KVM_SPP_CAUSE_*`).
-fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask, u8) {
+/// What a violation means.
+struct Judgement {
+    outcome: Outcome,
+    /// The map that says so.
+    map: Mask,
+    /// What is at the frame, if that was asked.
+    page: Option<Page>,
+    /// Who has found out, `KVM_SPP_CAUSE_*`.
+    cause: u8,
+}
+
+fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> Judgement {
     let gfn = violation.gpa.gfn();
     let mmu = vm.mmu.lock();
     let slot = slots::find(mmu.slots_now(), gfn);
@@ -123,8 +138,16 @@ fn judge(vm: &Vm, state: &mut State, violation: &Violation) -> (Outcome, Mask, u
         Backend::Hardware => KVM_SPP_CAUSE_HARDWARE,
         Backend::Software => KVM_SPP_CAUSE_EMULATED,
     };
-    let outcome = fault::resolve(&access, &mut state.guest.repeat);
-    (outcome, access.map, cause)
+    Judgement {
+        outcome: fault::resolve(&access, &mut state.guest.repeat),
+        map: access.map,
+        page: match slot {
+            None => Some(Page::Device),
+            Some(slot) if slot.readonly() => Some(Page::Rom),
+            Some(_) => violation.write.then_some(Page::Ram(access.map)),
+        },
+        cause,
+    }
 }
 
 /// Sets the accessed or dirty flag of the guest's paging structure that the processor
