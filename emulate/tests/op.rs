@@ -4,9 +4,15 @@
 //! `UPDATE=1 cargo test -p emulate instructions` writes it.
 
 use std::string::String;
+use std::vec::Vec;
 use std::{env, format, fs};
 
 use super::*;
+use crate::cpu::gpr::RCX;
+use crate::cpu::{Segment, Table};
+use crate::decode::decode;
+use crate::insn::{CodeSize, Insn, Seg};
+use crate::machine::Machine;
 
 const PATH: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -103,5 +109,97 @@ fn writers_are_told_from_readers() {
         let writes = matches!(op.access(), MemAccess::Write | MemAccess::ReadWrite);
         assert!(writes || op.policy() != Policy::SingleStep, "{op:?}");
         assert!(op.policy() != Policy::Reenter || op.access() == MemAccess::None);
+    }
+}
+
+/// 64-bit code with garbage in all that `Op::reads_tables` names.
+fn without_tables(mut machine: Machine) -> Machine {
+    let cpu = &mut machine.cpu;
+    for (n, segment) in cpu.segments.iter_mut().enumerate() {
+        segment.selector = 0xbad8;
+        segment.limit = 0x3;
+        // FS and GS have bases, CS and SS have attributes.
+        if n < 4 {
+            segment.base = 0xbad_0000;
+        }
+        if n != Seg::Cs as usize && n != Seg::Ss as usize {
+            segment.attributes = 0;
+            segment.unusable = true;
+        }
+    }
+    let garbage = Segment {
+        selector: 0xbad0,
+        base: 0xbad_0000,
+        ..Segment::default()
+    };
+    (cpu.ldtr, cpu.tr) = (garbage, garbage);
+    let table = Table {
+        base: 0xbad_0000,
+        limit: 7,
+    };
+    (cpu.gdtr, cpu.idtr) = (table, table);
+    machine
+}
+
+fn machine(cpl: u8) -> Machine {
+    let mut machine = Machine::ia32e(cpl, true);
+    machine.cpu.gprs = core::array::from_fn(|n| 0x8010 + 0x100 * n as u64);
+    machine.cpu.gprs[usize::from(RCX)] = 3;
+    machine.cpu.paging.cr4 |= 1 << 9 | 1 << 18;
+    machine.cpu.xcr0 = 7;
+    machine.cpu.segments[Seg::Fs as usize].base = 0x400;
+    machine
+}
+
+/// All that the instruction has done: registers, memory, what was told to ports.
+fn done(mut machine: Machine, insn: &Insn) -> impl PartialEq + core::fmt::Debug {
+    let result = machine.run(insn);
+    let ports = machine.journal.take_port_write();
+    let Machine {
+        cpu, fpu, model, ..
+    } = machine;
+    let registers = (cpu.gprs, cpu.rip, cpu.rflags, fpu.to_vec());
+    (result, registers, model.ram, ports)
+}
+
+/// Each operation that says so does without, in all forms of legacy opcodes.
+#[test]
+fn what_does_without_tables() {
+    let mut met = Vec::new();
+    let prefixes: [&[u8]; 8] = [
+        &[],
+        &[0x66],
+        &[0xf3],
+        &[0xf2],
+        &[0x48],
+        &[0x64],
+        &[0x66, 0x48],
+        &[0xf3, 0x48],
+    ];
+    let maps: [&[u8]; 3] = [&[], &[0x0f], &[0x0f, 0x38]];
+    for (prefix, map) in prefixes
+        .iter()
+        .flat_map(|p| maps.iter().map(move |m| (p, m)))
+    {
+        for (opcode, reg) in (0..=255u8).flat_map(|op| (0..8u8).map(move |reg| (op, reg))) {
+            let tail = [opcode, reg << 3, 1, 0, 0, 0, 0, 0, 0, 0];
+            let bytes = [prefix, *map, &tail].concat();
+            let Ok(insn) = decode(&bytes, CodeSize::Bits64) else {
+                continue;
+            };
+            let ports = matches!(insn.op, Op::Ins | Op::Outs);
+            if insn.op.reads_tables() {
+                continue;
+            }
+            met.push(insn.op);
+            for cpl in [0, 3].into_iter().take(if ports { 1 } else { 2 }) {
+                let with = done(machine(cpl), &insn);
+                let without = done(without_tables(machine(cpl)), &insn);
+                assert_eq!(with, without, "{bytes:02x?} {insn:?}");
+            }
+        }
+    }
+    for op in Op::ALL.iter().filter(|op| !op.reads_tables()) {
+        assert!(met.contains(op), "{op:?} has no such form");
     }
 }
