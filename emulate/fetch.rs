@@ -54,6 +54,7 @@ impl Fetched {
 
 impl CodeLocation {
     /// The linear address of the byte `offset` bytes on.
+    #[inline]
     pub const fn linear(&self, offset: u64) -> Gva {
         let rip = self.rip.wrapping_add(offset);
         if self.long {
@@ -65,6 +66,7 @@ impl CodeLocation {
 
     /// How many bytes from the one `offset` bytes on lie in the code segment, and in the
     /// part of it up to where offsets wrap.
+    #[inline]
     const fn in_segment(&self, offset: u64) -> u64 {
         if self.long {
             return u64::MAX;

@@ -214,6 +214,7 @@ impl Paging {
 
     /// Whether 64-bit mode takes an address: bits 63:47 are equal, or bits 63:56 with
     /// five levels (SDM 1 3.3.7.1).
+    #[inline]
     pub const fn canonical(&self, address: u64) -> bool {
         let unused = if self.cr4 & CR4_LA57 == 0 { 16 } else { 7 };
         let extended = (address << unused) as i64 >> unused;

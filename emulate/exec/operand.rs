@@ -76,10 +76,7 @@ impl Input {
             Operand::Gpr(number) => Self::Value(guest.cpu.gpr_sized(number, size)),
             Operand::High(number) => Self::Value(guest.cpu.gpr(number & 3) >> 8 & 0xff),
             Operand::Imm => Self::Value(insn.imm as u64 & mask(size)),
-            Operand::Mem => {
-                let gva = linear(guest.cpu, insn, size.into(), size.into(), false)?;
-                Self::Memory(guest.prepare_read(gva, size.into(), false)?)
-            }
+            Operand::Mem => Self::Memory(source(guest, insn, size)?),
             _ => return Err(Stop::Refused(insn.op)),
         })
     }
@@ -93,6 +90,12 @@ impl Input {
     }
 }
 
+/// Prepares reading `size` bytes of the memory operand.
+fn source(guest: &mut Guest<'_>, insn: &Insn, size: u8) -> Result<Source, Stop> {
+    let gva = linear(guest.cpu, insn, size.into(), size.into(), false)?;
+    guest.prepare_read(gva, size.into(), false)
+}
+
 /// Reads `size` bytes of an operand, zero-extended.
 pub(super) fn read(
     guest: &mut Guest<'_>,
@@ -102,6 +105,10 @@ pub(super) fn read(
 ) -> Result<u64, Stop> {
     match operand {
         Operand::Gpr(number) => Ok(guest.cpu.gpr_sized(number, size)),
+        Operand::Mem => {
+            let source = source(guest, insn, size)?;
+            load(guest, &source, size)
+        }
         _ => Input::prepare(guest, insn, operand, size)?.value(guest, size),
     }
 }

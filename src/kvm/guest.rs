@@ -107,11 +107,13 @@ impl<'a> GuestMemory<'a> {
     }
 
     fn hva(&mut self, gfn: Gfn) -> Option<u64> {
-        if let Some(hva) = self.slot.and_then(|slot| slot.hva(gfn)) {
+        if let Some(hva) = self.slot.as_ref().and_then(|slot| slot.hva(gfn)) {
             return Some(hva);
         }
-        self.slot = slots::find(self.slots.slots(), gfn).copied();
-        self.slot.and_then(|slot| slot.hva(gfn))
+        let slot = slots::find(self.slots.slots(), gfn)?;
+        let hva = slot.hva(gfn);
+        self.slot = Some(*slot);
+        hva
     }
 
     /// The user address of `len` bytes in one page.
