@@ -31,7 +31,10 @@ use super::{
     },
     vm::Vm, //
 };
-use crate::vmx::window::Current;
+use crate::vmx::{
+    host_state::DebugRegs,
+    window::Current, //
+};
 use emulate::{
     cpu::{
         gpr,
@@ -210,8 +213,8 @@ impl Emulator {
     }
 
     /// Reads the registers at an exit, as far as most instructions need them.
-    pub(crate) fn fetch_registers(&mut self, vmcs: &Current<'_>, guest: &Guest) {
-        self.tables = guest.load_cpu(vmcs, &mut self.cpu);
+    pub(crate) fn fetch_registers(&mut self, vmcs: &Current<'_>, guest: &Guest, debug: &DebugRegs) {
+        self.tables = guest.load_cpu(vmcs, debug, &mut self.cpu);
         self.registers = Registers::OfExit;
     }
 
@@ -455,8 +458,9 @@ impl State {
         if self.emulator.registers == Registers::OfExit {
             return Ok(());
         }
+        let debug = self.unswitched.debug;
         self.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
-            emulator.fetch_registers(vmcs, guest);
+            emulator.fetch_registers(vmcs, guest, &debug);
         })
     }
 

@@ -40,7 +40,8 @@ use crate::{
         },
         host_state::{
             DebugLoan,
-            MsrLoan, //
+            MsrLoan,
+            Unswitched, //
         },
         window::{
             Current,
@@ -111,7 +112,7 @@ pub(crate) struct Inside<'a> {
 #[inline(never)]
 pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     let window_wanted = area.load::<u8>(run::REQUEST_INTERRUPT_WINDOW) != 0;
-    let (region, guest, fpu, emulator) = state.parts();
+    let (region, guest, unswitched, fpu, emulator) = state.parts();
     let mut window = Window::open(&vm.vmx)?;
     if shim::kvm_spp_guest_work_pending() {
         return Ok(Leave::Host);
@@ -134,11 +135,11 @@ pub(crate) fn enter(vm: &Vm, area: &Area, state: &mut State) -> Result<Leave> {
     guest.host.sync(&current);
     guest.flush_registers(&current);
     // SAFETY: IRQs are off until the window is dropped.
-    let leave = unsafe { run_guest(vm, &current, guest, fpu, window_wanted, step) };
+    let leave = unsafe { run_guest(vm, &current, guest, unswitched, fpu, window_wanted, step) };
     guest.fetch_registers(&current);
     match leave {
         Leave::Violation | Leave::Io if guest.emulates_here() => {
-            emulator.fetch_registers(&current, guest);
+            emulator.fetch_registers(&current, guest, &unswitched.debug);
         }
         _ => emulator.forget(),
     }
@@ -163,18 +164,18 @@ unsafe fn run_guest(
     vm: &Vm,
     vmcs: &Current<'_>,
     guest: &mut Guest,
+    unswitched: &mut Unswitched,
     fpu: &mut GuestFpu,
     window_wanted: bool,
     step: Option<Step>,
 ) -> Leave {
-    let (mut switched, mut debug) = (guest.switched, guest.debug);
     // SAFETY: Linux reads CR2 first thing in its page-fault handler, none of
     // which is active here.
     unsafe { shim::kvm_spp_write_cr2(guest.cr2) };
     let leave = {
         let mut loans = Loans {
-            msrs: MsrLoan::new(vmcs, &mut switched),
-            debug: DebugLoan::new(vmcs, &mut debug),
+            msrs: MsrLoan::new(vmcs, &mut unswitched.msrs),
+            debug: DebugLoan::new(vmcs, &mut unswitched.debug),
             // SAFETY: By the contract of this function; the loans end in it.
             fpu: unsafe { fpu.lend(guest.xcr0) },
         };
@@ -190,8 +191,6 @@ unsafe fn run_guest(
         }
     };
     guest.cr2 = shim::kvm_spp_read_cr2();
-    guest.switched = switched;
-    guest.debug = debug;
     leave
 }
 

@@ -65,9 +65,10 @@ impl VcpuFile {
     /// KVM_GET_MSRS: how many were read before the first that does not exist.
     fn get_msrs(&self, state: &mut State, arg: usize) -> Result<isize> {
         let (at, mut entries) = read_msrs(arg)?;
+        let switched = state.unswitched.msrs;
         let done = state.with_vmcs(&self.vm.vmx, |vmcs, guest| {
             let read = entries.iter_mut().map_while(|entry| {
-                entry.data = guest.get_msr(vmcs, entry.index)?;
+                entry.data = guest.get_msr(vmcs, &switched, entry.index)?;
                 Some(())
             });
             read.count()
@@ -80,12 +81,14 @@ impl VcpuFile {
     fn set_msrs(&self, state: &mut State, arg: usize) -> Result<isize> {
         let (_, entries) = read_msrs(arg)?;
         let caps = &self.vm.vmx.caps;
+        let mut switched = state.unswitched.msrs;
         let done = state.with_vmcs(&self.vm.vmx, |vmcs, guest| {
-            let set = entries
-                .iter()
-                .take_while(|entry| guest.set_msr(vmcs, caps, entry.index, entry.data));
+            let set = entries.iter().take_while(|entry| {
+                guest.set_msr(vmcs, caps, &mut switched, entry.index, entry.data)
+            });
             set.count()
         })?;
+        state.unswitched.msrs = switched;
         Ok(done as isize)
     }
 }

@@ -43,7 +43,10 @@ trait Switched {
     fn set(&mut self, index: usize, value: u64);
 }
 
-impl Switched for [u64; SWITCHED_MSRS.len()] {
+/// While they are not in the CPU.
+pub(crate) type SwitchedMsrs = [u64; SWITCHED_MSRS.len()];
+
+impl Switched for SwitchedMsrs {
     fn get(&self, index: usize) -> u64 {
         <[u64]>::get(self, index).copied().unwrap_or(0)
     }
@@ -67,8 +70,13 @@ impl Switched for MsrLoan<'_> {
 
 impl Guest {
     /// KVM_GET_MSRS; `None` for an MSR that the guest does not have.
-    pub(crate) fn get_msr(&self, vmcs: &Current<'_>, index: u32) -> Option<u64> {
-        self.read_msr(vmcs, &self.switched, index)
+    pub(crate) fn get_msr(
+        &self,
+        vmcs: &Current<'_>,
+        switched: &SwitchedMsrs,
+        index: u32,
+    ) -> Option<u64> {
+        self.read_msr(vmcs, switched, index)
     }
 
     /// KVM_SET_MSRS; false for a value that the MSR cannot take.
@@ -76,12 +84,11 @@ impl Guest {
         &mut self,
         vmcs: &Current<'_>,
         caps: &Caps,
+        switched: &mut SwitchedMsrs,
         index: u32,
         value: u64,
     ) -> bool {
-        let mut switched = self.switched;
-        let done = self.write_msr(vmcs, caps, &mut switched, index, value, Writer::User);
-        self.switched = switched;
+        let done = self.write_msr(vmcs, caps, switched, index, value, Writer::User);
         done.is_ok()
     }
 

@@ -30,7 +30,11 @@ use crate::vmx::{
         put,
         GuestFpu, //
     },
-    window::Current, //
+    host_state::DebugRegs,
+    window::{
+        Current,
+        Vmx, //
+    }, //
 };
 use emulate::{
     cpu::{
@@ -213,7 +217,6 @@ impl Guest {
         self.rip = sregs::RESET_RIP;
         self.rflags = sregs::RESET_RFLAGS;
         self.dirty = true;
-        self.debug.dr6 = sregs::RESET_DR6;
         vmcs.write(field::GUEST_DR7, sregs::RESET_DR7);
         vmcs.write(field::GUEST_IA32_PAT, vmcore::msr::PAT_RESET);
         vmcs.write(field::GUEST_IA32_DEBUGCTL, 0);
@@ -275,30 +278,6 @@ impl Guest {
         Ok(())
     }
 
-    /// KVM_GET_DEBUGREGS.
-    pub(crate) fn debugregs(&self, vmcs: &Current<'_>) -> Debugregs {
-        Debugregs {
-            db: self.debug.db,
-            dr6: self.debug.dr6,
-            dr7: vmcs.read(field::GUEST_DR7),
-            ..Debugregs::default()
-        }
-    }
-
-    /// KVM_SET_DEBUGREGS: `EINVAL` for flags and for set bits above 31 of DR6
-    /// and DR7, which a MOV would refuse.
-    pub(crate) fn set_debugregs(&mut self, vmcs: &Current<'_>, new: &Debugregs) -> Result {
-        if new.flags != 0 || new.dr6 >> 32 != 0 || new.dr7 >> 32 != 0 {
-            return Err(EINVAL);
-        }
-        // User space that sets breakpoints has a guest that uses them.
-        self.debug.in_use |= new.dr7 & 0xff != 0;
-        self.debug.db = new.db;
-        self.debug.dr6 = new.dr6 | 0xffff_0ff0;
-        vmcs.write(field::GUEST_DR7, new.dr7 | sregs::RESET_DR7);
-        Ok(())
-    }
-
     /// CS base plus RIP: two RIPs are the same instruction where this agrees.
     pub(crate) fn linear_rip(&self) -> u64 {
         self.cs_base.wrapping_add(self.rip)
@@ -325,13 +304,13 @@ impl Guest {
     /// ([`Op::reads_tables`]), none is read then, and the result is false.
     ///
     /// [`Op::reads_tables`]: emulate::op::Op::reads_tables
-    pub(crate) fn load_cpu(&self, vmcs: &Current<'_>, cpu: &mut Cpu) -> bool {
+    pub(crate) fn load_cpu(&self, vmcs: &Current<'_>, debug: &DebugRegs, cpu: &mut Cpu) -> bool {
         cpu.gprs = self.regs.gprs;
         cpu.rip = self.rip;
         cpu.rflags = self.rflags;
         cpu.xcr0 = self.xcr0;
-        cpu.breakpoints.addresses = self.debug.db;
-        cpu.breakpoints.dr7 = match self.debug.in_use {
+        cpu.breakpoints.addresses = debug.db;
+        cpu.breakpoints.dr7 = match debug.in_use {
             true => vmcs.read(field::GUEST_DR7),
             false => 0,
         };
@@ -416,6 +395,35 @@ impl Guest {
 }
 
 impl State {
+    /// KVM_GET_DEBUGREGS.
+    pub(crate) fn debugregs(&mut self, vmx: &Vmx) -> Result<Debugregs> {
+        let dr7 = self.with_vmcs(vmx, |vmcs, _| vmcs.read(field::GUEST_DR7))?;
+        let debug = &self.unswitched.debug;
+        Ok(Debugregs {
+            db: debug.db,
+            dr6: debug.dr6,
+            dr7,
+            ..Debugregs::default()
+        })
+    }
+
+    /// KVM_SET_DEBUGREGS: `EINVAL` for flags and for set bits above 31 of DR6
+    /// and DR7, which a MOV would refuse.
+    pub(crate) fn set_debugregs(&mut self, vmx: &Vmx, new: &Debugregs) -> Result {
+        if new.flags != 0 || new.dr6 >> 32 != 0 || new.dr7 >> 32 != 0 {
+            return Err(EINVAL);
+        }
+        self.with_vmcs(vmx, |vmcs, _| {
+            vmcs.write(field::GUEST_DR7, new.dr7 | sregs::RESET_DR7);
+        })?;
+        let debug = &mut self.unswitched.debug;
+        // User space that sets breakpoints has a guest that uses them.
+        debug.in_use |= new.dr7 & 0xff != 0;
+        debug.db = new.db;
+        debug.dr6 = new.dr6 | 0xffff_0ff0;
+        Ok(())
+    }
+
     /// KVM_SET_SREGS: `EINVAL` for combinations that the processor cannot be in.
     pub(crate) fn set_sregs(&mut self, vm: &Vm, s: &Sregs) -> Result {
         let control = sregs::check(s, &self.guest.features).map_err(errno)?;

@@ -202,17 +202,19 @@ fn attempt(
         return Err(error);
     }
     if let Ok(switched) = &switched {
+        let mut debug = state.unswitched.debug;
         state.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
             let (cpu, _) = emulator.instruction();
             guest.take_task(vmcs, &vm.vmx.caps, cpu);
             if traps(switched) {
                 let dr7 = vmcs.read(field::GUEST_DR7);
-                let (dr6, dr7) = step::debug_registers(guest.debug.dr6, dr7, step::DR6_BT);
-                guest.debug.dr6 = dr6;
+                let (dr6, dr7) = step::debug_registers(debug.dr6, dr7, step::DR6_BT);
+                debug.dr6 = dr6;
                 vmcs.write(field::GUEST_DR7, dr7);
             }
             after(vmcs, guest);
         })?;
+        state.unswitched.debug = debug;
     }
     Ok(switched)
 }

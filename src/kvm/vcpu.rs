@@ -26,9 +26,8 @@ use crate::{
     vmx::{
         fpu::GuestFpu,
         host_state::{
-            DebugRegs,
             HostFields,
-            SWITCHED_MSRS, //
+            Unswitched, //
         },
         region::Region,
         window::{
@@ -140,9 +139,6 @@ pub(crate) struct Guest {
     pub(crate) cr8: u64,
     pub(crate) events: Events,
     pub(crate) msrs: MsrStore,
-    /// The guest's values of [`SWITCHED_MSRS`].
-    pub(crate) switched: [u64; SWITCHED_MSRS.len()],
-    pub(crate) debug: DebugRegs,
     pub(crate) xcr0: u64,
     pub(crate) cpuid: KVVec<CpuidEntry2>,
     /// What `cpuid` lets the guest do.
@@ -194,8 +190,6 @@ impl Guest {
             cr8: 0,
             events: Events::new(),
             msrs: MsrStore::new(),
-            switched: [0; SWITCHED_MSRS.len()],
-            debug: DebugRegs::RESET,
             xcr0: 1,
             cpuid: KVVec::new(),
             features: cpuid::features(&[]),
@@ -224,22 +218,33 @@ pub(crate) struct State {
     /// The MSR bitmap that the VMCS points to.
     msr_bitmap: Frame,
     pub(crate) guest: Guest,
+    pub(crate) unswitched: Unswitched,
     pub(crate) fpu: GuestFpu,
     pub(crate) emulator: Emulator,
     pub(crate) stepper: Stepper,
 }
 
 impl State {
-    /// The VMCS region, the registers, the FPU and the emulator, apart.
-    pub(crate) fn parts(&mut self) -> (&Region, &mut Guest, &mut GuestFpu, &mut Emulator) {
+    /// The VMCS region, the registers, those that are not switched, the FPU and the
+    /// emulator, apart.
+    pub(crate) fn parts(
+        &mut self,
+    ) -> (
+        &Region,
+        &mut Guest,
+        &mut Unswitched,
+        &mut GuestFpu,
+        &mut Emulator,
+    ) {
         let Self {
             region,
             guest,
+            unswitched,
             fpu,
             emulator,
             ..
         } = self;
-        (region, guest, fpu, emulator)
+        (region, guest, unswitched, fpu, emulator)
     }
 
     /// The XSAVE area and the emulator, apart.
@@ -292,6 +297,7 @@ impl Vcpu {
             region,
             msr_bitmap,
             guest,
+            unswitched: Unswitched::RESET,
             fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
             emulator: Emulator::new()?,
             stepper: Stepper::default(),
@@ -391,7 +397,7 @@ impl VcpuFile {
             ),
             KVM_GET_VCPU_EVENTS => user::write(arg, &state.guest.vcpu_events()),
             KVM_GET_DEBUGREGS => state
-                .with_vmcs(vmx, |vmcs, guest| guest.debugregs(vmcs))
+                .debugregs(vmx)
                 .and_then(|regs| user::write(arg, &regs)),
             _ => return None,
         })
@@ -426,7 +432,7 @@ impl VcpuFile {
             },
             KVM_SET_DEBUGREGS => {
                 let regs = user::read::<Debugregs>(arg)?;
-                state.with_vmcs(vmx, |vmcs, guest| guest.set_debugregs(vmcs, &regs))??;
+                state.set_debugregs(vmx, &regs)?;
             }
             _ => state.guest.set_event(cmd, arg)?,
         }

@@ -110,6 +110,22 @@ impl HostFields {
     }
 }
 
+/// The registers of a guest that VM entry and exit do not switch, while they are not in
+/// the CPU.
+pub(crate) struct Unswitched {
+    /// In the order of [`SWITCHED_MSRS`].
+    pub(crate) msrs: [u64; SWITCHED_MSRS.len()],
+    pub(crate) debug: DebugRegs,
+}
+
+impl Unswitched {
+    /// After reset.
+    pub(crate) const RESET: Self = Self {
+        msrs: [0; SWITCHED_MSRS.len()],
+        debug: DebugRegs::RESET,
+    };
+}
+
 /// The guest's values of the MSRs that VMX does not switch are in the CPU;
 /// dropping this puts back what the host had.
 pub(crate) struct MsrLoan<'a> {
@@ -189,6 +205,8 @@ pub(crate) struct DebugRegs {
     /// The guest has used debug registers, so that they are switched. Until then
     /// its accesses exit ("MOV-DR exiting").
     pub(crate) in_use: bool,
+    /// The host's DR0-DR3 while the guest is in the CPU, if the host has breakpoints.
+    host: [u64; 4],
 }
 
 impl DebugRegs {
@@ -197,6 +215,7 @@ impl DebugRegs {
         db: [0; 4],
         dr6: vmcore::sregs::RESET_DR6,
         in_use: false,
+        host: [0; 4],
     };
 }
 
@@ -205,9 +224,8 @@ impl DebugRegs {
 pub(crate) struct DebugLoan<'a> {
     guest: &'a mut DebugRegs,
     loaded: bool,
-    /// The host's DR7; 0: it has no breakpoints, and nothing is kept of the others.
+    /// The host's DR7; 0: it has no breakpoints.
     host_dr7: u64,
-    host: [u64; 4],
 }
 
 impl<'a> DebugLoan<'a> {
@@ -218,11 +236,10 @@ impl<'a> DebugLoan<'a> {
             guest,
             loaded: false,
             host_dr7: shim::kvm_spp_host_dr7(),
-            host: [0; 4],
         };
         if loan.host_dr7 != 0 {
             // SAFETY: The array has room for four registers; IRQs are off.
-            unsafe { shim::kvm_spp_read_debugregs(loan.host.as_mut_ptr()) };
+            unsafe { shim::kvm_spp_read_debugregs(loan.guest.host.as_mut_ptr()) };
             // SAFETY: The host's breakpoints are saved above and come back in `drop`.
             unsafe { shim::kvm_spp_write_dr7(0) };
         }
@@ -275,7 +292,7 @@ impl Drop for DebugLoan<'_> {
         }
         if self.host_dr7 != 0 {
             // SAFETY: The host's own addresses, with DR7 disabled by the VM exit.
-            unsafe { shim::kvm_spp_write_debugregs(self.host.as_ptr()) };
+            unsafe { shim::kvm_spp_write_debugregs(self.guest.host.as_ptr()) };
             // SAFETY: The host's own value.
             unsafe { shim::kvm_spp_write_dr7(self.host_dr7) };
         }
