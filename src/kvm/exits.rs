@@ -56,12 +56,19 @@ fn leave(stop: Stop) -> Step {
 /// Finishes an exit, or says who must.
 #[inline]
 pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
-    // What exactly they were counts with IRQs on only.
-    match raw.basic() {
-        reason::EPT_VIOLATION if !raw.entry_failed() => return Step::Leave(Leave::Violation),
-        reason::IO if !raw.entry_failed() => return Step::Leave(Leave::Io),
-        _ => {}
+    // What exactly they were counts with IRQs on only. An entry failure has bit 31.
+    const VIOLATION: u32 = reason::EPT_VIOLATION as u32;
+    const IO: u32 = reason::IO as u32;
+    match raw.reason {
+        VIOLATION => Step::Leave(Leave::Violation),
+        IO => Step::Leave(Leave::Io),
+        _ => finish(inside, loans, raw),
     }
+}
+
+/// Finishes an exit that is not left to IRQs on for certain.
+#[inline(never)]
+fn finish(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
     match Exit::decode(raw) {
         Exit::ExternalInterrupt | Exit::Pause | Exit::PreemptionTimer | Exit::Mtf => {
             Step::Leave(Leave::Host)
