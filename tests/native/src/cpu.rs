@@ -33,7 +33,7 @@ pub use sandbox::{confine, BROKEN};
 pub use segments::{Choice, Descriptor, DESCRIPTORS, FLAT, USER_CS32, USER_CS64};
 
 global_asm!(
-    include_str!("cpu/entry.s"),
+    include_str!("cpu/entry.S"),
     STATE = const layout::STATE,
     XSAVE_IN = const layout::XSAVE_IN,
     XSAVE_OUT = const layout::XSAVE_OUT,

@@ -36,7 +36,7 @@ impl Mapping {
     pub(super) fn bytes<const LEN: usize>(&mut self) -> &mut [u8; LEN] {
         assert!(LEN <= self.len);
         // SAFETY: the mapping is that long and stays; self is borrowed as long as the
-        // bytes, and nothing else writes them but `entry.s` and the instruction under
+        // bytes, and nothing else writes them but `entry.S` and the instruction under
         // test, which run when there is no borrow.
         unsafe { self.start.cast::<[u8; LEN]>().as_mut() }
     }

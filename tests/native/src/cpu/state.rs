@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registers that `entry.s` loads and stores, at their fixed address.
+//! The registers that `entry.S` loads and stores, at their fixed address.
 
 use std::arch::asm;
 use std::mem::offset_of;
@@ -13,7 +13,7 @@ use crate::layout::{STATE, STATE_BYTES, XSAVE_BYTES, XSAVE_IN, XSAVE_OUT};
 const TRAP_STEP: u64 = 1;
 const NO_TRAP: u64 = u64::MAX;
 
-/// What is at [`STATE`]; `entry.s` has the same offsets.
+/// What is at [`STATE`]; `entry.S` has the same offsets.
 #[derive(Debug)]
 #[repr(C)]
 struct Registers {
@@ -87,7 +87,7 @@ impl State {
         let at: NonNull<Registers> = self.memory.start().cast();
         // SAFETY: the mapping is aligned to a page, larger than `Registers`, zeroed, and
         // all its values are valid; the borrow of self is the only way to it, but for
-        // `entry.s`, which runs when there is no borrow.
+        // `entry.S`, which runs when there is no borrow.
         unsafe { &mut *at.as_ptr() }
     }
 
