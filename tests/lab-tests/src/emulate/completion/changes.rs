@@ -9,12 +9,12 @@
 //! ```
 
 use crate::emulate::bus::{contents, stream, Access};
-use crate::emulate::rig::{Page, Rig, State, RAM, WINDOW};
+use crate::emulate::rig::{Page, Rig, State, P, RAM, W, WINDOW};
 use crate::harness::{tests, Lab};
 use crate::machine::{add_slot, set_slot, Assembled, Stop, HOLE};
 use crate::raw::{self, Mapping};
 use guest::asm::*;
-use guest::{CODE, PAGE_SIZE};
+use guest::{CODE, PAGE_SIZE, TABLES};
 use ioctl_api::number::KVM_NMI;
 use kvm_bindings::kvm_regs;
 use libc::EINTR;
@@ -25,6 +25,7 @@ tests![
     source_in_a_register,
     destination_in_the_page_table,
     source_in_the_page_table,
+    destination_in_other_tables,
     answer_that_was_not_used,
     map_that_denies_another_place,
     destination_of_a_port_is_no_memory_any_more,
@@ -57,6 +58,9 @@ fn start(rig: &Rig) {
         (r.rsi, r.rdi) = (WINDOW + 8, MEMORY + 0x200);
     });
 }
+
+/// More than any of the instructions makes.
+const MOST_EXITS: usize = 20;
 
 type Emit = fn(&mut CodeAssembler) -> Assembled;
 type Change = fn(&mut Rig);
@@ -118,7 +122,7 @@ fn run(rig: &mut Rig, change: Change) -> (Vec<Access>, State) {
     rig.machine.restart();
     rig.fill();
     start(rig);
-    loop {
+    for _ in 0..MOST_EXITS {
         let stop = rig.machine.run();
         if stop == Stop::Hlt {
             return (rig.log(), rig.state());
@@ -126,6 +130,7 @@ fn run(rig: &mut Rig, change: Change) -> (Vec<Access>, State) {
         change(rig);
         assert!(rig.bus.serve(&mut rig.machine, &stop), "{stop:x?}");
     }
+    panic!("asked again and again: {:?}", rig.log());
 }
 
 fn nothing_that_counts(lab: &Lab) {
@@ -201,6 +206,29 @@ fn source_in_the_page_table(lab: &Lab) {
     remap(&rig, &[Page::Device(1)]);
     assert_eq!(rig.log_until_hlt(), [read(8, 8), read(PAGE + 8, 8)]);
     assert_eq!(rig.machine.read(RAM + 0x200, 8), device(PAGE + 8, 8));
+}
+
+/// CR3 names other tables, in which the destination is another page.
+fn destination_in_other_tables(lab: &Lab) {
+    let mut rig = rig(lab, |a| a.movsq());
+    let tables = [0, 1, 2, 3].map(|n| RAM + (n + 8) * PAGE_SIZE);
+    let machine = &rig.machine;
+    let [root, pointers, directory, pages] = tables;
+    machine.write(pointers, &machine.read(TABLES + PAGE_SIZE, PAGE));
+    machine.set_qword(root, pointers | P | W);
+    machine.set_qword(pointers + 8, directory | P | W);
+    machine.set_qword(directory, pages | P | W);
+    for (n, page) in [(0, Page::Device(0)), (2, Page::Ram(1))] {
+        machine.set_qword(pages + 8 * n, page.gpa() | P | W);
+    }
+    answer(&mut rig);
+    let mut sregs = rig.machine.sregs();
+    sregs.cr3 = root;
+    rig.machine.set_sregs(&sregs);
+    let before = rig.machine.read(RAM + 0x200, 8);
+    assert_eq!(rig.log_until_hlt(), [read(8, 8)]);
+    assert_eq!(rig.machine.read(RAM + PAGE_SIZE + 0x200, 8), device(8, 8));
+    assert_eq!(rig.machine.read(RAM + 0x200, 8), before);
 }
 
 /// The source has become memory; when it is a device again, that is asked again.
