@@ -29,6 +29,8 @@ const IA32_MCG_CAP: u32 = 0x179;
 const IA32_MCG_STATUS: u32 = 0x17a;
 const IA32_MISC_ENABLE: u32 = 0x1a0;
 const IA32_DEBUGCTL: u32 = 0x1d9;
+/// IA32_DEBUGCTL.BTF: TF traps branches only (SDM 3B 18.4.1).
+pub const DEBUGCTL_BTF: u64 = 1 << 1;
 const IA32_MTRR_PHYSBASE0: u32 = 0x200;
 const IA32_MTRR_FIX64K: u32 = 0x250;
 const IA32_MTRR_FIX16K_80000: u32 = 0x258;
@@ -210,7 +212,11 @@ pub fn check(
         Place::Switched(_) => switched_valid(index, value),
         Place::Tsc | Place::Efer | Place::Ignored => true,
     };
-    let kept = if index == IA32_DEBUGCTL { 2 } else { !0 };
+    let kept = if index == IA32_DEBUGCTL {
+        DEBUGCTL_BTF
+    } else {
+        !0
+    };
     valid.then_some(value & kept).ok_or(GeneralProtection)
 }
 

@@ -4,10 +4,14 @@
 
 /// RFLAGS.TF.
 const TF: u64 = 1 << 8;
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
 /// RFLAGS.RF.
 const RF: u64 = 1 << 16;
 /// Blocking by STI and by MOV SS (SDM 3C table 25-3): one instruction long.
 pub const SHADOW: u32 = 3;
+/// The first of them.
+const BLOCKED_BY_STI: u32 = 1;
 /// "Single step" of the pending debug exceptions (SDM 3C table 25-4).
 pub const PENDING_DEBUG_BS: u64 = 1 << 14;
 
@@ -20,6 +24,35 @@ pub const fn pending_debug(single_step: bool, breakpoints: u8) -> u64 {
     match breakpoints & 15 {
         0 => step,
         met => step | ENABLED_BREAKPOINT | met as u64,
+    }
+}
+
+/// What VM entry accepts of the interruptibility state: no blocking by STI without RFLAGS.IF
+/// (SDM 3C 27.3.1.5), which user space may have cleared.
+#[inline]
+pub const fn interruptibility_at_entry(interruptibility: u32, rflags: u64) -> u32 {
+    match rflags & IF {
+        0 => interruptibility & !BLOCKED_BY_STI,
+        _ => interruptibility,
+    }
+}
+
+/// What VM entry accepts of the debug exceptions that are pending: behind STI and MOV SS, it
+/// wants a single step to be pending if, and only if, TF is set and `btf` (IA32_DEBUGCTL.BTF)
+/// is not (SDM 3C 27.3.1.5). Registers from user space may say otherwise.
+#[inline]
+pub const fn pending_debug_at_entry(
+    pending: u64,
+    rflags: u64,
+    interruptibility: u32,
+    btf: bool,
+) -> u64 {
+    if interruptibility & SHADOW == 0 {
+        return pending;
+    }
+    match rflags & TF != 0 && !btf {
+        true => pending | PENDING_DEBUG_BS,
+        false => pending & !PENDING_DEBUG_BS,
     }
 }
 
@@ -149,6 +182,31 @@ mod tests {
         assert_eq!(pending_debug(true, 0), 1 << 14);
         assert_eq!(pending_debug(false, 0xf5), 1 << 12 | 5);
         assert_eq!(pending_debug(true, 2), 1 << 14 | 1 << 12 | 2);
+    }
+
+    #[test]
+    fn shadows_decide_about_single_steps() {
+        const BS: u64 = PENDING_DEBUG_BS;
+        for other in [0, 1 << 12 | 3] {
+            for pending in [other, other | BS] {
+                let at_entry =
+                    |rflags, shadow, btf| pending_debug_at_entry(pending, rflags, shadow, btf);
+                // Without a shadow, and with blocking by NMI, nothing is asked for.
+                assert_eq!(at_entry(TF, 8, false), pending);
+                assert_eq!(at_entry(2, 0, false), pending);
+                for shadow in [1, 2, 9] {
+                    assert_eq!(at_entry(2 | TF, shadow, false), other | BS);
+                    assert_eq!(at_entry(2 | TF, shadow, true), other);
+                    assert_eq!(at_entry(2, shadow, false), other);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_interrupts_sti_blocks_none() {
+        assert_eq!(interruptibility_at_entry(0b1011, 2), 0b1010);
+        assert_eq!(interruptibility_at_entry(0b1011, 2 | IF), 0b1011);
     }
 
     #[test]

@@ -28,7 +28,6 @@ use super::{
     violation,
     vm::Vm, //
 };
-use crate::vmx::window::Current;
 use emulate::{
     cpu::rflags,
     event,
@@ -48,10 +47,6 @@ use vmcore::{
         Injection,
         Interruptibility, //
     },
-    field::{
-        self,
-        VmcsExt, //
-    }, //
 };
 
 /// An address that no instruction has: what an event reads of devices is nobody's.
@@ -104,21 +99,26 @@ fn take(vm: &Vm, state: &mut State, delivery: &Delivery) -> Result {
         let (cpu, _) = emulator.instruction();
         guest.take_registers(cpu);
         guest.take_segments(vmcs, cpu);
-        guest.delivered(vmcs, delivery);
+        guest.delivered(delivery);
     })
 }
 
 impl Guest {
     /// What delivery changes besides memory and registers.
-    pub(crate) fn delivered(&mut self, vmcs: &Current<'_>, delivery: &Delivery) {
+    pub(crate) fn delivered(&mut self, delivery: &Delivery) {
         let before = self.interruptibility;
         self.interruptibility = delivery.interruptibility(before);
         if delivery.drops_debug_exceptions(before) {
-            self.single_step = false;
-            self.breakpoints = 0;
-            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, 0);
+            self.drop_debug_exceptions();
         }
         self.dirty = true;
+    }
+
+    /// Debug exceptions that are pending belong to registers that are no more.
+    pub(crate) fn drop_debug_exceptions(&mut self) {
+        self.single_step = false;
+        self.breakpoints = 0;
+        self.debug_dropped = true;
     }
 }
 

@@ -66,6 +66,7 @@ use vmcore::{
         self,
         VmcsExt, //
     },
+    msr,
     step, //
 };
 
@@ -373,14 +374,28 @@ impl Guest {
         vmcs.write(field::GUEST_RIP, self.rip);
         vmcs.write(field::GUEST_RSP, self.regs.gprs[4]);
         vmcs.write(field::GUEST_RFLAGS, self.rflags);
+        self.interruptibility = step::interruptibility_at_entry(self.interruptibility, self.rflags);
         vmcs.write(field::GUEST_INTERRUPTIBILITY_STATE, self.interruptibility);
+        self.flush_pending_debug(vmcs);
+        self.dirty = false;
+    }
+
+    /// Writes what has become of the pending debug exceptions.
+    fn flush_pending_debug(&mut self, vmcs: &Current<'_>) {
         let step = core::mem::take(&mut self.single_step);
         let due = step::pending_debug(step, core::mem::take(&mut self.breakpoints));
-        if due != 0 {
-            let pending = vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS);
-            vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, pending | due);
+        let dropped = core::mem::take(&mut self.debug_dropped);
+        if due == 0 && !dropped && self.interruptibility & step::SHADOW == 0 {
+            return;
         }
-        self.dirty = false;
+        let before = match dropped {
+            true => 0,
+            false => vmcs.read(field::GUEST_PENDING_DBG_EXCEPTIONS),
+        };
+        let btf = vmcs.read(field::GUEST_IA32_DEBUGCTL) & msr::DEBUGCTL_BTF != 0;
+        let pending =
+            step::pending_debug_at_entry(before | due, self.rflags, self.interruptibility, btf);
+        vmcs.write(field::GUEST_PENDING_DBG_EXCEPTIONS, pending);
     }
 
     /// Caches registers from the VMCS for the code that runs with IRQs on.

@@ -133,6 +133,7 @@ impl Guest {
         self.rflags = r.rflags | RFLAGS_FIXED;
         self.dirty = true;
         self.events.clear_exception();
+        self.drop_debug_exceptions();
     }
 
     /// KVM_GET_SREGS.

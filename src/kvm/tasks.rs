@@ -101,7 +101,7 @@ fn for_instruction(
     reason: Reason,
     len: u8,
 ) -> Result<Option<UserExit>> {
-    let result = attempt(vm, state, selector, reason, len, |_, guest| {
+    let result = attempt(vm, state, selector, reason, len, |guest| {
         guest.interruptibility &= !step::SHADOW;
     });
     state.emulator.forget();
@@ -143,16 +143,9 @@ fn for_event(vm: &Vm, state: &mut State, selector: u16) -> Result<Option<UserExi
         guest.events.cancel(&injection);
         return Ok(Some(UserExit::Undeliverable));
     };
-    let result = attempt(
-        vm,
-        state,
-        selector,
-        reason(&event),
-        event.len,
-        |vmcs, guest| {
-            guest.delivered(vmcs, &event);
-        },
-    );
+    let result = attempt(vm, state, selector, reason(&event), event.len, |guest| {
+        guest.delivered(&event);
+    });
     state.emulator.forget();
     match result {
         Ok(Ok(switched)) => Ok(begin(&mut state.guest, &switched)),
@@ -183,7 +176,7 @@ fn attempt(
     selector: u16,
     reason: Reason,
     len: u8,
-    after: impl FnOnce(&Current<'_>, &mut Guest),
+    after: impl FnOnce(&mut Guest),
 ) -> Outcome {
     let guest = &state.guest;
     let next = step::finish(guest.rip, guest.rflags, 0, len.into(), guest.long);
@@ -212,7 +205,7 @@ fn attempt(
                 debug.dr6 = dr6;
                 vmcs.write(field::GUEST_DR7, dr7);
             }
-            after(vmcs, guest);
+            after(guest);
         })?;
         state.unswitched.debug = debug;
     }

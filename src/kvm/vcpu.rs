@@ -126,7 +126,9 @@ pub(crate) struct Guest {
     pub(crate) single_step: bool,
     /// Data breakpoints that such an instruction has met, bits 3:0 as in DR6.
     pub(crate) breakpoints: u8,
-    /// The six above differ from the VMCS (RSP is `regs.gprs[4]`).
+    /// The debug exceptions that are pending in the VMCS no longer are.
+    pub(crate) debug_dropped: bool,
+    /// The seven above differ from the VMCS (RSP is `regs.gprs[4]`).
     pub(crate) dirty: bool,
     /// CS base, and whether CS holds 64-bit code, at the last exit.
     pub(crate) cs_base: u64,
@@ -181,6 +183,7 @@ impl Guest {
             interruptibility: 0,
             single_step: false,
             breakpoints: 0,
+            debug_dropped: false,
             dirty: true,
             cs_base: 0,
             long: false,

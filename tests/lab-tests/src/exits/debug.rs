@@ -5,8 +5,11 @@
 use crate::harness::{tests, Lab};
 use crate::machine::{Machine, Stop};
 use guest::asm::*;
-use guest::{CODE, SCRATCH};
-use kvm_bindings::kvm_debugregs;
+use guest::{CODE, DATA, SCRATCH};
+use ioctl_api::vcpu::{
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_X86_SHADOW_INT_MOV_SS, KVM_X86_SHADOW_INT_STI,
+};
+use kvm_bindings::{kvm_debugregs, kvm_msr_entry, Msrs};
 
 tests![
     registers_are_kept_over_exits,
@@ -17,12 +20,18 @@ tests![
     data_breakpoint,
     single_step,
     single_step_over_exits,
+    new_registers_drop_a_trap,
+    single_step_in_a_shadow,
+    no_shadow_without_interrupts,
+    new_flags_in_a_shadow,
     icebp,
     general_detect,
 ];
 
 /// RFLAGS.TF.
 const TF: u64 = 1 << 8;
+/// RFLAGS.IF.
+const IF: u64 = 1 << 9;
 /// DR6 without conditions.
 const DR6: u64 = 0xffff_0ff0;
 const B0: u64 = 1;
@@ -211,6 +220,100 @@ fn single_step_over_exits(lab: &Lab) {
         }
     }
     machine.expect_hlt();
+}
+
+/// The trap behind HLT belongs to the registers that the guest had there.
+fn new_registers_drop_a_trap(lab: &Lab) {
+    for (new, rip) in [(false, CODE + 1), (true, CODE + 2)] {
+        let mut machine = Machine::long(lab, |a| {
+            a.hlt()?;
+            a.nop()?;
+            a.hlt()
+        });
+        machine.change_regs(|r| r.rflags |= TF);
+        machine.expect_hlt();
+        if new {
+            machine.change_regs(|_| ());
+        }
+        assert_eq!(machine.expect_event(1).rip, rip);
+    }
+}
+
+/// VM entry wants the trap of the instruction that made the shadow to be pending (SDM 3C
+/// 27.3.1.5). MOV SS puts it off (SDM 3A 6.8.3), STI does not.
+fn single_step_in_a_shadow(lab: &Lab) {
+    lab.only_ours("on KVM the VM entry fails");
+    for (shadow, rip) in [
+        (KVM_X86_SHADOW_INT_STI, CODE),
+        (KVM_X86_SHADOW_INT_MOV_SS, CODE + 1),
+    ] {
+        for btf in [0, 2] {
+            let mut machine = Machine::long(lab, |a| {
+                a.nop()?;
+                a.hlt()
+            });
+            set_debugctl(&machine, btf);
+            let mut events = machine.cpu.fd().get_vcpu_events().expect("events");
+            events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+            events.interrupt.shadow = shadow;
+            machine.cpu.fd().set_vcpu_events(&events).expect("a shadow");
+            machine.change_regs(|r| r.rflags |= TF | IF);
+            match btf {
+                0 => assert_eq!(machine.expect_event(1).rip, rip),
+                // The lab's processor steps over all instructions with BTF, too.
+                _ => assert!(matches!(machine.run(), Stop::Hlt | Stop::Event(_))),
+            }
+        }
+    }
+}
+
+/// IA32_DEBUGCTL.
+fn set_debugctl(machine: &Machine, data: u64) {
+    let entry = kvm_msr_entry {
+        index: 0x1d9,
+        data,
+        ..Default::default()
+    };
+    let msrs = Msrs::from_entries(&[entry]).expect("one MSR");
+    assert_eq!(machine.cpu.fd().set_msrs(&msrs), Ok(1));
+}
+
+/// IF is cleared in the shadow of STI: VM entry refuses such a shadow, so it is no more.
+fn no_shadow_without_interrupts(lab: &Lab) {
+    lab.only_ours("on KVM the VM entry fails");
+    let mut machine = Machine::long(lab, |a| a.hlt());
+    let mut events = machine.cpu.fd().get_vcpu_events().expect("events");
+    events.flags |= KVM_VCPUEVENT_VALID_SHADOW;
+    events.interrupt.shadow = KVM_X86_SHADOW_INT_STI;
+    machine.cpu.fd().set_vcpu_events(&events).expect("a shadow");
+    machine.change_regs(|r| r.rflags &= !IF);
+    machine.expect_hlt();
+}
+
+/// TF changes while the instruction behind MOV SS is stopped by a map.
+fn new_flags_in_a_shadow(lab: &Lab) {
+    for traced in [true, false] {
+        let mut machine = Machine::spp(lab, |a| {
+            a.mov(ss, eax)?;
+            a.mov(byte_ptr(rbx), 1)?;
+            a.hlt()
+        });
+        let starts: Vec<u64> = machine.program.instructions().collect();
+        machine.vm.set_maps(DATA, &[0]).expect("maps");
+        machine.change_regs(|r| {
+            (r.rax, r.rbx) = (0x10, DATA);
+            r.rflags |= if traced { TF } else { 0 };
+        });
+        assert_eq!(machine.expect_spp().rip, starts[1]);
+        machine.change_regs(|r| r.rflags ^= TF);
+        assert_eq!(machine.expect_spp().rip, starts[1], "still denied");
+        machine.vm.set_maps(DATA, &[1]).expect("maps");
+        match traced {
+            true => machine.expect_hlt(),
+            false => assert_eq!(machine.expect_event(1).rip, starts[2]),
+        }
+        assert_eq!(machine.read(DATA, 1), [1]);
+    }
 }
 
 fn icebp(lab: &Lab) {
