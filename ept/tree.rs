@@ -14,6 +14,7 @@
 //!  walk ends at the first Hole or Leaf; ensure turns Holes into Tables on its way down.
 //! ```
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 
 use crate::{Frames, Gfn, Hpa, Level, PhysMem, Slot};
@@ -84,7 +85,16 @@ pub struct InUse;
 #[derive(Debug)]
 pub struct Tree<F> {
     root: Hpa,
+    /// The `Pt` table in which the last walk that came so far has ended.
+    last: Cell<Option<Last>>,
     format: PhantomData<F>,
+}
+
+/// A `Pt` table, and the number of the 2-MiB region that it covers.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    region: u64,
+    table: Hpa,
 }
 
 impl<F: Format> Tree<F> {
@@ -93,6 +103,7 @@ impl<F: Format> Tree<F> {
     pub const fn new(root: Hpa) -> Self {
         Self {
             root,
+            last: Cell::new(None),
             format: PhantomData,
         }
     }
@@ -104,9 +115,41 @@ impl<F: Format> Tree<F> {
     }
 
     /// Follows `gfn` to the entry where the processor's walk would end. A frame that four levels
-    /// cannot reach is a hole in the root.
+    /// cannot reach is a hole in the root. Where the last walk has ended in a `Pt` table that
+    /// covers the frame too, the entry there is all that is read.
+    #[inline]
     pub fn walk<M: PhysMem>(&self, mem: &M, gfn: Gfn) -> Found {
-        Self::descend(mem, (self.root, Level::Pml4), Level::Pt, gfn)
+        let region = gfn.get() >> Level::Pt.table_bits();
+        match self.last.get() {
+            Some(last) if last.region == region => {
+                let slot = Slot::new(last.table, Level::Pt.index(gfn));
+                let raw = mem.load(slot);
+                Found {
+                    level: Level::Pt,
+                    slot,
+                    raw,
+                    kind: F::kind(raw, Level::Pt),
+                }
+            }
+            _ => self.walk_from_root(mem, gfn, region),
+        }
+    }
+
+    // Not inlined: few walks come here, and it is a loop.
+    #[inline(never)]
+    fn walk_from_root<M: PhysMem>(&self, mem: &M, gfn: Gfn, region: u64) -> Found {
+        let found = Self::descend(mem, (self.root, Level::Pml4), Level::Pt, gfn);
+        if found.level == Level::Pt {
+            let table = found.slot.table();
+            self.last.set(Some(Last { region, table }));
+        }
+        found
+    }
+
+    /// A `Pt` table is no longer linked, so no walk may start there.
+    #[inline]
+    pub fn forget(&self) {
+        self.last.set(None);
     }
 
     /// Walks for many frames, cheapest when they ascend. See [`Cursor`].

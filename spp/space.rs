@@ -242,6 +242,10 @@ impl Space {
                 // link to the EPT's table goes with the store of the leaf.
                 if let Some(vectors) = clearing.vectors {
                     mem.store(vectors.link, 0);
+                    self.sppt.as_ref().inspect(|sppt| sppt.forget());
+                }
+                if clearing.leaves.is_some() {
+                    self.ept.forget();
                 }
                 mem.store(slot, raw);
                 Ok(Mapped::changed(Some(leaf), present.kind, clearing.into()))

@@ -108,6 +108,27 @@ fn ensure_makes_three_tables_then_none() {
 }
 
 #[test]
+fn walks_begin_in_the_last_table_until_it_is_forgotten() {
+    let (ram, tree) = (Ram::default(), Tree::<Ept>::new(ROOT));
+    let (gfn, neighbour, beyond) = (Gfn::new(0x3ff), Gfn::new(0x200), Gfn::new(0x400));
+    let link = |at, frames: &mut _| tree.ensure(&ram, frames, at, Level::Pd).unwrap();
+    let mut frames = reserve(4);
+    let slot = tree.ensure(&ram, &mut frames, gfn, Level::Pt).unwrap();
+    assert_eq!(tree.walk(&ram, gfn).slot, slot);
+    assert_eq!(tree.walk(&ram, beyond).slot, link(beyond, &mut frames));
+    ram.store(link(gfn, &mut frames), 0);
+    ram.store(slot, 1);
+    let found = tree.walk(&ram, gfn);
+    assert_eq!((found.slot, found.kind), (slot, Kind::Leaf), "read anew");
+    let found = tree.walk(&ram, neighbour);
+    assert_eq!(found.slot, Slot::new(slot.table(), 0));
+    assert_eq!((found.level, found.kind), (Level::Pt, Kind::Hole));
+    tree.forget();
+    let found = tree.walk(&ram, gfn);
+    assert_eq!((found.level, found.kind), (Level::Pd, Kind::Hole));
+}
+
+#[test]
 fn ensure_stops_at_the_level_asked_for() {
     let (ram, tree) = (Ram::default(), Tree::<Ept>::new(ROOT));
     for (level, used) in [
