@@ -46,6 +46,13 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// Nothing.
+    pub const NOTHING: Self = Self {
+        bytes: [0; MAX_BYTES],
+        len: 0,
+        end: None,
+    };
+
     /// The bytes that are there.
     pub fn get(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
@@ -101,22 +108,26 @@ impl CodeLocation {
 /// segment, or has no translation or no memory. They may have changed since the
 /// processor fetched them.
 pub fn instruction(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation) -> Fetched {
-    let mut fetched = Fetched {
-        bytes: [0; MAX_BYTES],
-        len: 0,
-        end: None,
-    };
+    let mut fetched = Fetched::NOTHING;
+    again(memory, at, &mut fetched);
+    fetched
+}
+
+/// As [`instruction`], where others were fetched before.
+#[inline]
+pub fn again(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation, fetched: &mut Fetched) {
     // Most lie in one page.
     if at.in_segment(0) >= MAX_BYTES as u64 {
         if let Ok(gpa) = at.translate(memory, 0) {
             let in_page = PAGE_SIZE.wrapping_sub(gpa.page_offset().into());
             if in_page >= MAX_BYTES as u64 && memory.read(gpa, &mut fetched.bytes) {
                 fetched.len = MAX_BYTES as u8;
-                return fetched;
+                fetched.end = None;
+                return;
             }
         }
     }
-    by_pages(memory, at)
+    *fetched = by_pages(memory, at);
 }
 
 /// The same, page by page.
@@ -125,11 +136,7 @@ pub fn instruction(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation) ->
 #[cold]
 #[inline(never)]
 fn by_pages(memory: &mut (impl GuestPhys + ?Sized), at: &CodeLocation) -> Fetched {
-    let mut fetched = Fetched {
-        bytes: [0; MAX_BYTES],
-        len: 0,
-        end: None,
-    };
+    let mut fetched = Fetched::NOTHING;
     let mut rest = &mut fetched.bytes[..];
     // Fifteen bytes touch two pages at most, and offsets wrap in between once at most.
     for _ in 0..3 {

@@ -145,7 +145,7 @@ impl Guest<'_> {
             system,
             ..Access::READ
         };
-        let fragments = self.fragments(gva, len, access)?;
+        let (fragments, _) = self.fragments(gva, len, access)?;
         Ok(Source { fragments, gva })
     }
 
@@ -178,7 +178,7 @@ impl Guest<'_> {
             system,
             ..Access::WRITE
         };
-        let mut fragments = self.fragments(gva, len, access)?;
+        let (mut fragments, page) = self.fragments(gva, len, access)?;
         let write = Write {
             gva,
             size: fragments.len(),
@@ -186,17 +186,25 @@ impl Guest<'_> {
             bytes,
         };
         let first_len = fragments.first.len;
-        self.permit(&mut fragments.first, 0, &write)?;
+        self.permit(&mut fragments.first, page, 0, &write)?;
         if let Some(second) = &mut fragments.second {
-            self.permit(second, first_len, &write)?;
+            let page = self.memory.page(second.gpa.gfn());
+            self.permit(second, page, first_len, &write)?;
         }
         Ok(Span { fragments, gva })
     }
 
-    /// Checks each sub-page that a write touches in a fragment, which has `before` bytes of
-    /// it before it.
-    fn permit(&mut self, fragment: &mut Fragment, before: u16, write: &Write) -> Result<(), Stop> {
-        let map = match self.memory.page(fragment.gpa.gfn()) {
+    /// Checks each sub-page that a write touches in a fragment, which lies in `page` and has
+    /// `before` bytes of it before it.
+    #[inline]
+    fn permit(
+        &self,
+        fragment: &mut Fragment,
+        page: Page,
+        before: u16,
+        write: &Write,
+    ) -> Result<(), Stop> {
+        let map = match page {
             Page::Ram(map) => map,
             page => {
                 // Writes to read-only memory go to a device; reads do not.

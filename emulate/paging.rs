@@ -164,15 +164,28 @@ impl Paging {
     /// [`Fault`], as for [`Paging::translate`]: no flag was set. [`Fault::Stop`] where a
     /// sub-page map forbids to set one, and then none was set; and where entries change
     /// faster than they are walked, or the owner of the memory fails.
+    #[inline]
     pub fn translate_and_mark(
         &self,
         memory: &mut dyn Memory,
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, Fault> {
-        if let Some(gpa) = self.quick(memory, gva, access) {
-            return Ok(gpa);
+        match self.quick(memory, gva, access) {
+            Some(gpa) => Ok(gpa),
+            None => self.walk_and_mark(memory, gva, access),
         }
+    }
+
+    // Not inlined: few accesses come here, and it needs much of the stack.
+    #[cold]
+    #[inline(never)]
+    fn walk_and_mark(
+        &self,
+        memory: &mut dyn Memory,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, Fault> {
         for _ in 0..WALKS {
             let mut path = Path::new();
             let gpa = self.walk(memory, gva, access, &mut path)?;

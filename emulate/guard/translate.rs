@@ -69,24 +69,37 @@ impl Translations {
 }
 
 impl Guest<'_> {
-    /// Translates each page of an access.
+    /// Translates each page of an access, and says what is at the first.
+    #[inline]
     pub(super) fn fragments(
         &mut self,
         gva: Gva,
         len: u16,
         access: Access,
-    ) -> Result<Fragments, Stop> {
+    ) -> Result<(Fragments, Page), Stop> {
         let in_page = (PAGE_SIZE as u16).wrapping_sub((gva.get() & (PAGE_SIZE - 1)) as u16);
         let len = len.clamp(1, MAX_SPAN as u16);
-        let first_len = len.min(in_page);
-        let rest = len.wrapping_sub(first_len);
-        if rest == 0 {
-            let first = self.fragment(gva, len, access)?;
-            return Ok(Fragments {
-                first,
-                second: None,
-            });
+        if len > in_page {
+            return self.crossing(gva, len, in_page, access);
         }
+        let (first, page) = self.fragment(gva, len, access)?;
+        let fragments = Fragments {
+            first,
+            second: None,
+        };
+        Ok((fragments, page))
+    }
+
+    /// The same for an access of which `first_len` bytes lie in the first of two pages.
+    #[cold]
+    #[inline(never)]
+    fn crossing(
+        &mut self,
+        gva: Gva,
+        len: u16,
+        first_len: u16,
+        access: Access,
+    ) -> Result<(Fragments, Page), Stop> {
         let next = self.cpu.linear(gva, first_len.into());
         // The guest's own faults come before flags are set, and before denials of that.
         let paging = self.cpu.paging;
@@ -94,12 +107,16 @@ impl Guest<'_> {
             let gpa = paging.translate(self.memory, gva, access);
             gpa.map_err(|fault| fault_stop(&paging, gva, access, fault))?;
         }
-        Ok(Fragments {
-            first: self.fragment(gva, first_len, access)?,
-            second: Some(self.fragment(next, rest, access)?),
-        })
+        let (first, page) = self.fragment(gva, first_len, access)?;
+        let (second, _) = self.fragment(next, len.wrapping_sub(first_len), access)?;
+        let fragments = Fragments {
+            first,
+            second: Some(second),
+        };
+        Ok((fragments, page))
     }
 
+    #[inline]
     fn translate(&mut self, gva: Gva, access: Access) -> Result<Gpa, Stop> {
         let paging = &self.cpu.paging;
         if let Some(gpa) = self.translated.find(paging, gva, access) {
@@ -112,17 +129,17 @@ impl Guest<'_> {
         Ok(gpa)
     }
 
-    fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<Fragment, Stop> {
+    #[inline]
+    fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<(Fragment, Page), Stop> {
         let gpa = self.translate(gva, access)?;
-        Ok(Fragment {
-            gpa,
-            len,
-            device: self.memory.page(gpa.gfn()) == Page::Device,
-        })
+        let page = self.memory.page(gpa.gfn());
+        let device = page == Page::Device;
+        Ok((Fragment { gpa, len, device }, page))
     }
 }
 
 /// What a fault of the walk means to the instruction.
+#[cold]
 fn fault_stop(paging: &Paging, gva: Gva, access: Access, fault: Fault) -> Stop {
     match fault {
         Fault::Page(code) => Exception::pf(gva, code).into(),

@@ -132,6 +132,7 @@ pub fn resolve(access: &Access<'_>, repeat: &mut Repeat) -> Outcome {
     }
 }
 
+#[inline]
 fn decide(access: &Access<'_>, again: bool) -> Outcome {
     let write = access.violation.write;
     let Some(slot) = access.slot else {

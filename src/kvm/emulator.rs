@@ -120,35 +120,32 @@ struct Decoded {
 
 impl Decoded {
     const NOTHING: Self = Self {
-        fetched: Fetched {
-            bytes: [0; MAX_BYTES],
-            len: 0,
-            end: None,
-        },
+        fetched: Fetched::NOTHING,
         code: CodeSize::Bits16,
         insn: None,
     };
 
-    /// Decodes what was fetched.
-    fn decode(&mut self, fetched: Fetched, code: CodeSize) -> Result<(), DecodeError> {
-        let same = self.code == code && self.begins(&fetched);
-        self.fetched = fetched;
-        if !same {
+    /// Fetches and decodes the instruction that `cpu` is at.
+    fn fetch(&mut self, memory: &mut GuestMemory<'_>, cpu: &Cpu) -> Result<(), DecodeError> {
+        let before = as_number(&self.fetched.bytes);
+        fetch::again(memory, &cpu.code_location(), &mut self.fetched);
+        if self.code != cpu.code || !self.begins(before) {
             self.insn = None;
-            self.code = code;
-            self.insn = Some(decode::decode(self.fetched.get(), code)?);
+            self.code = cpu.code;
+            self.insn = Some(decode::decode(self.fetched.get(), cpu.code)?);
         }
         Ok(())
     }
 
-    /// Whether `fetched` begins with the instruction. Bytes behind it do not count.
-    fn begins(&self, fetched: &Fetched) -> bool {
+    /// Whether what was fetched begins with the instruction, which is at the beginning of
+    /// `before`. Bytes behind it do not count.
+    fn begins(&self, before: u128) -> bool {
         let Some(insn) = &self.insn else {
             return false;
         };
         let behind = u128::MAX.wrapping_shl(u32::from(insn.len) << 3);
-        let differing = as_number(&self.fetched.bytes) ^ as_number(&fetched.bytes);
-        fetched.len >= insn.len && differing & !behind == 0
+        let differing = before ^ as_number(&self.fetched.bytes);
+        self.fetched.len >= insn.len && differing & !behind == 0
     }
 }
 
@@ -271,9 +268,7 @@ fn start(
     if let Some(Some(page)) = at_exit {
         memory.expect(state.guest.exit_gfn(), page);
     }
-    let fetched = fetch::instruction(&mut memory, &emulator.cpu.code_location());
-    let end = fetched.end;
-    let stop = match emulator.decoded.decode(fetched, emulator.cpu.code) {
+    let stop = match emulator.decoded.fetch(&mut memory, &emulator.cpu) {
         Ok(()) => {
             // Bytes behind the instruction may not be there.
             memory.forgive();
@@ -286,7 +281,7 @@ fn start(
         }
         Err(DecodeError::Undefined) => Exception::UD.into(),
         Err(DecodeError::TooLong) => Exception::gp(0).into(),
-        Err(DecodeError::NeedMore) => match (memory.failure(), end) {
+        Err(DecodeError::NeedMore) => match (memory.failure(), emulator.decoded.fetched.end) {
             (Some(error), _) => return Err(error),
             (None, Some(FetchStop::Exception(exception))) => exception.into(),
             (None, Some(FetchStop::NoMemory(_)) | None) => Stop::Refused(Op::Unknown),

@@ -59,14 +59,16 @@ pub(crate) fn step(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit
     // What exactly they were counts with IRQs on only. An entry failure has bit 31.
     const VIOLATION: u32 = reason::EPT_VIOLATION as u32;
     const IO: u32 = reason::IO as u32;
+    const HLT: u32 = reason::HLT as u32;
     match raw.reason {
         VIOLATION => Step::Leave(Leave::Violation),
         IO => Step::Leave(Leave::Io),
+        HLT => inside.skip_and(raw, Stop::Hlt),
         _ => finish(inside, loans, raw),
     }
 }
 
-/// Finishes an exit that is not left to IRQs on for certain.
+/// Finishes an exit that takes a closer look.
 #[inline(never)]
 fn finish(inside: &mut Inside<'_>, loans: &mut Loans<'_>, raw: &RawExit) -> Step {
     match Exit::decode(raw) {

@@ -5,10 +5,9 @@
 //! ```text
 //!   Span, bytes                                     (emulate::guard made the span)
 //!     |
-//!   slots, sequence -> snapshot                     mmu lock, for a moment
-//!     |
 //!   mmu lock: EPT maps all of it to writable host pages?
-//!     |   no: host page of each fragment            unlocked: may sleep, fault, wait
+//!     |   no: slots, sequence -> snapshot           mmu lock, for a moment
+//!     |       host page of each fragment            unlocked: may sleep, fault, wait
 //!     |       mmu lock: snapshot still true?        no -> Changed
 //!     |
 //!   maps allow each byte?                           no -> Changed
@@ -19,10 +18,7 @@
 //! no write is on its way that they forbid.
 
 use super::{
-    memory::{
-        Mmu,
-        Snapshot, //
-    },
+    memory::Mmu,
     vm::Vm, //
 };
 use crate::host::{
@@ -61,11 +57,10 @@ const MAX_EXCHANGE: usize = 16;
 /// The memory of a VM, which belongs to the calling process.
 pub(crate) struct GuestMemory<'a> {
     vm: &'a Vm,
-    slots: Snapshot,
     /// The frames that were looked at last. What they are may be outdated when something
     /// is written, which is found out then.
     seen: [Option<(Gfn, Page)>; 2],
-    /// The slot that was used last, most of the time the next one too.
+    /// The slot that was read last, most of the time the next one too.
     slot: Option<Slot>,
     /// A frame that was written without being mapped.
     unmapped: Option<Gfn>,
@@ -73,11 +68,10 @@ pub(crate) struct GuestMemory<'a> {
 }
 
 impl<'a> GuestMemory<'a> {
-    /// The memory of `vm` as its slots are now.
+    /// The memory of `vm`.
     pub(crate) fn new(vm: &'a Vm) -> Self {
         Self {
             vm,
-            slots: vm.snapshot(),
             seen: [None, None],
             slot: None,
             unmapped: None,
@@ -106,17 +100,25 @@ impl<'a> GuestMemory<'a> {
         self.failed
     }
 
+    /// Host virtual address of a frame that is to be read.
+    #[inline(always)]
     fn hva(&mut self, gfn: Gfn) -> Option<u64> {
-        if let Some(hva) = self.slot.as_ref().and_then(|slot| slot.hva(gfn)) {
-            return Some(hva);
+        match self.slot.as_ref().and_then(|slot| slot.hva(gfn)) {
+            None => self.find_hva(gfn),
+            hva => hva,
         }
-        let slot = slots::find(self.slots.slots(), gfn)?;
-        let hva = slot.hva(gfn);
+    }
+
+    #[inline(never)]
+    fn find_hva(&mut self, gfn: Gfn) -> Option<u64> {
+        let mmu = self.vm.mmu.lock();
+        let slot = slots::find(mmu.slots_now(), gfn)?;
         self.slot = Some(*slot);
-        hva
+        slot.hva(gfn)
     }
 
     /// The user address of `len` bytes in one page.
+    #[inline(always)]
     fn address(&mut self, gpa: Gpa, len: usize) -> Option<usize> {
         let offset = u64::from(gpa.page_offset());
         if offset + len as u64 > PAGE_SIZE {
@@ -131,8 +133,14 @@ impl<'a> GuestMemory<'a> {
     }
 
     /// The host page of a memory fragment, writable.
-    fn host_page(&mut self, fragment: &Fragment) -> Result<(HostPage, u64), Trouble> {
-        let hva = self.hva(fragment.gpa.gfn()).ok_or(Trouble::Changed)?;
+    fn host_page(
+        &mut self,
+        slots: &[Slot],
+        fragment: &Fragment,
+    ) -> Result<(HostPage, u64), Trouble> {
+        let gfn = fragment.gpa.gfn();
+        let slot = slots::find(slots, gfn).ok_or(Trouble::Changed)?;
+        let hva = slot.hva(gfn).ok_or(Trouble::Changed)?;
         let page = self.noted(HostPage::find(hva, true)).ok_or(Trouble::Host)?;
         Ok((page, hva))
     }
@@ -165,15 +173,16 @@ impl<'a> GuestMemory<'a> {
         bytes: u64,
         write: impl FnOnce(&Targets<'_>) -> R,
     ) -> Result<R, Trouble> {
+        let snapshot = self.vm.snapshot();
         let mut pages = [None, None];
         for (page, fragment) in pages.iter_mut().zip(span.fragments()) {
             if !fragment.device {
-                *page = Some(self.host_page(&fragment)?);
+                *page = Some(self.host_page(snapshot.slots(), &fragment)?);
                 self.unmapped = Some(fragment.gpa.gfn());
             }
         }
         let mmu = self.vm.mmu.lock();
-        let outdated = |(_, hva): &(HostPage, u64)| mmu.outdated(&self.slots, *hva);
+        let outdated = |(_, hva): &(HostPage, u64)| mmu.outdated(&snapshot, *hva);
         if pages.iter().flatten().any(outdated) || !span.allowed(bytes, |gfn| mmu.page(gfn)) {
             return Err(Trouble::Changed);
         }
