@@ -267,6 +267,7 @@ impl Guest<'_> {
     }
 
     /// Takes note of the data breakpoints that an access meets.
+    #[inline]
     fn watch(&mut self, gva: Gva, len: usize, write: bool) {
         self.met |= self.cpu.breakpoints.met(gva, len, write);
     }
@@ -338,19 +339,26 @@ impl Guest<'_> {
     ///
     /// As for [`Guest::commit`].
     pub fn commit_bytes(&mut self, span: Span, data: &[u8], bytes: u64) -> Result<(), Stop> {
-        let words = span.fragments.device_words();
+        if span.fragments.any(|f| f.device) {
+            return self.commit_devices(&span, data, bytes);
+        }
+        self.memory.write(&span, data, bytes).map_err(stop)?;
+        self.watch(span.gva, span.len(), true);
+        Ok(())
+    }
+
+    /// The same where a device has a part in it.
+    fn commit_devices(&mut self, span: &Span, data: &[u8], bytes: u64) -> Result<(), Stop> {
         // Bytes left out cannot be told to a device in words.
-        let masked = words > 0 && !bytes::all(bytes, span.len());
-        if masked || !self.devices.room(words) {
+        let masked = bytes != u64::MAX && !bytes::all(bytes, span.len());
+        if masked || !self.devices.room(span.fragments.device_words()) {
             return Err(Stop::Refused(crate::op::Op::Unknown));
         }
         if span.fragments.any(|f| !f.device) {
-            self.memory.write(&span, data, bytes).map_err(stop)?;
+            self.memory.write(span, data, bytes).map_err(stop)?;
         }
         self.watch(span.gva, span.len(), true);
-        if words > 0 {
-            self.tell_devices(&span.fragments, data);
-        }
+        self.tell_devices(&span.fragments, data);
         Ok(())
     }
 

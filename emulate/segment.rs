@@ -31,6 +31,7 @@ const CR0_AM: u64 = 1 << 18;
 ///
 /// #SS(0) for the stack segment and #GP(0) for others, where the segment or the address
 /// does not allow the access.
+#[inline]
 pub fn linear(cpu: &Cpu, seg: Seg, offset: u64, len: u16, write: bool) -> Result<Gva, Exception> {
     let segment = cpu.segment(seg);
     let address = if cpu.long() {

@@ -70,7 +70,7 @@ impl Translations {
 
 impl Guest<'_> {
     /// Translates each page of an access, and says what is at the first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fragments(
         &mut self,
         gva: Gva,
@@ -129,7 +129,8 @@ impl Guest<'_> {
         Ok(gpa)
     }
 
-    #[inline]
+    // Inlined, or else its result would be copied from place to place.
+    #[inline(always)]
     fn fragment(&mut self, gva: Gva, len: u16, access: Access) -> Result<(Fragment, Page), Stop> {
         let gpa = self.translate(gva, access)?;
         let page = self.memory.page(gpa.gfn());

@@ -23,10 +23,16 @@ impl Breakpoints {
     }
 
     /// The breakpoints that an access of `len` bytes meets: bits 3:0, as in DR6.
+    #[inline]
     pub(super) fn met(&self, gva: Gva, len: usize, write: bool) -> u8 {
-        if !self.any() {
-            return 0;
+        match self.any() {
+            true => self.met_of_all(gva, len, write),
+            false => 0,
         }
+    }
+
+    #[cold]
+    fn met_of_all(&self, gva: Gva, len: usize, write: bool) -> u8 {
         let mut met = 0;
         for (n, address) in self.addresses.iter().enumerate() {
             let control = self.dr7.wrapping_shr((16 + 4 * n) as u32) & 15;

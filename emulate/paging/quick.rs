@@ -54,6 +54,7 @@ impl Paging {
 
     /// Whether entries, of which `every` has all bits that are in each of them and `any`
     /// those that are in one, allow the access without a closer look.
+    #[inline]
     fn plain(&self, every: u64, any: u64, access: Access) -> bool {
         let mut wanted = PRESENT | ACCESSED;
         let mut unwanted = self.reserved_address & ADDRESS;

@@ -28,9 +28,10 @@ use kernel::{
 /// # Invariants
 ///
 /// `page` is an order-0 page that this value owns; it is in the kernel's direct
-/// mapping (it was allocated without `__GFP_HIGHMEM`).
+/// mapping (it was allocated without `__GFP_HIGHMEM`), at `address`.
 pub(crate) struct Frame {
     page: NonNull<bindings::page>,
+    address: NonNull<u8>,
 }
 
 // SAFETY: A page frame belongs to no thread; it is only an address and its owner.
@@ -42,8 +43,18 @@ impl Frame {
     /// Allocates a zeroed frame. May sleep.
     pub(crate) fn new() -> Result<Self> {
         let page = NonNull::new(shim::kvm_spp_alloc_page()).ok_or(ENOMEM)?;
-        // INVARIANT: Freshly allocated, order 0, no high memory.
-        Ok(Self { page })
+        // SAFETY: Freshly allocated, order 0, no high memory, and nobody else's.
+        unsafe { Self::of(page) }.ok_or(ENOMEM)
+    }
+
+    /// # Safety
+    ///
+    /// `page` is an order-0 page in the direct mapping, and becomes the result's.
+    unsafe fn of(page: NonNull<bindings::page>) -> Option<Self> {
+        // SAFETY: By the contract of this function.
+        let address = NonNull::new(unsafe { shim::kvm_spp_page_address(page.as_ptr()) }.cast())?;
+        // INVARIANT: By the contract of this function.
+        Some(Self { page, address })
     }
 
     /// The frame's host-physical address.
@@ -54,8 +65,7 @@ impl Frame {
 
     /// The frame's address in the direct mapping; 4096 bytes are valid there.
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: `page` is a valid page by the type invariant.
-        unsafe { shim::kvm_spp_page_address(self.page.as_ptr()) }.cast()
+        self.address.as_ptr()
     }
 
     /// The frame's bytes.
@@ -86,8 +96,9 @@ impl Frame {
     /// `hpa` came from [`Frame::into_hpa`], is taken back once, and no processor
     /// can still walk it (invalidated, and unreachable from every root in use).
     pub(crate) unsafe fn from_hpa(hpa: Hpa) -> Option<Self> {
-        // INVARIANT: The caller returns a frame that `into_hpa` gave up.
-        NonNull::new(shim::kvm_spp_phys_to_page(hpa.get())).map(|page| Self { page })
+        let page = NonNull::new(shim::kvm_spp_phys_to_page(hpa.get()))?;
+        // SAFETY: The caller returns a frame that `into_hpa` gave up.
+        unsafe { Self::of(page) }
     }
 }
 

@@ -449,10 +449,16 @@ impl State {
     }
 
     /// Reads those that most instructions need.
+    #[inline]
     fn fetch_most_registers(&mut self, vm: &Vm) -> Result {
-        if self.emulator.registers == Registers::OfExit {
-            return Ok(());
+        match self.emulator.registers {
+            Registers::OfExit => Ok(()),
+            _ => self.fetch_unread_registers(vm),
         }
+    }
+
+    #[cold]
+    fn fetch_unread_registers(&mut self, vm: &Vm) -> Result {
         let debug = self.unswitched.debug;
         self.with_emulator(&vm.vmx, |vmcs, guest, emulator| {
             emulator.fetch_registers(vmcs, guest, &debug);

@@ -7,9 +7,11 @@
 //!   complete pending accesses -> immediate_exit? EINTR
 //!        |
 //!        v
-//!   +-> signal? EINTR -> host work (IRQs on) -> entry::enter (IRQs off)
-//!   |                                                 |
-//!   +-- handled: Host, Violation fixed <--------------+--> UserExit -> kvm_run
+//!   +-> entry::enter (IRQs off) -----------------------> UserExit -> kvm_run
+//!   |        |
+//!   +--------+-- Violation: fixed
+//!   |        |
+//!   +--------+-- Host: signal? EINTR -> host work (IRQs on)
 //! ```
 
 use super::{
@@ -98,12 +100,11 @@ fn run_locked(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
 
 fn run_loop(vm: &Vm, area: &Area, state: &mut State) -> Result<UserExit> {
     loop {
-        if shim::kvm_spp_guest_work_pending()
-            && (shim::kvm_spp_signal_pending() || shim::kvm_spp_guest_work() != 0)
-        {
-            return Err(EINTR);
-        }
         let exit = match entry::enter(vm, area, state)? {
+            // The guest is not entered while there is work of the host's.
+            Leave::Host if shim::kvm_spp_signal_pending() || shim::kvm_spp_guest_work() != 0 => {
+                return Err(EINTR);
+            }
             Leave::Host => None,
             Leave::LoadPdptes => {
                 state.load_pdptes(vm)?;
@@ -176,6 +177,9 @@ fn begin_io(vm: &Vm, area: &Area, guest: &mut Guest, io: IoExit) -> Option<UserE
 
 /// Completes what the last exit left; an emulated instruction may need another exit.
 fn complete(vm: &Vm, area: &Area, state: &mut State) -> Result<Option<UserExit>> {
+    if state.guest.pending.is_none() {
+        return Ok(None);
+    }
     let here = state.guest.linear_rip();
     match state.guest.pending.take() {
         Some(Pending::Port {
