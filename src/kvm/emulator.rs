@@ -21,6 +21,7 @@
 
 use super::{
     area::Area,
+    decoded::Decoded,
     devices,
     guest::GuestMemory,
     report::UserExit,
@@ -41,17 +42,13 @@ use emulate::{
         rflags,
         Cpu, //
     },
-    decode::{
-        self,
-        DecodeError, //
-    },
+    decode::DecodeError,
     descriptor,
     exec::{
         self,
         Done, //
     },
     fetch::{
-        self,
         FetchStop,
         Fetched, //
     },
@@ -59,11 +56,6 @@ use emulate::{
         self,
         Page,
         Translations, //
-    },
-    insn::{
-        CodeSize,
-        Insn,
-        MAX_BYTES, //
     },
     journal::Journal,
     op::{
@@ -108,54 +100,6 @@ enum Registers {
     OfExit,
     /// Those of the instruction in [`Emulator::decoded`], which waits for a device.
     Waiting,
-}
-
-/// The instruction that was decoded last: a loop that waits for a device, or fills a page
-/// with a map, has the same one again and again.
-struct Decoded {
-    fetched: Fetched,
-    code: CodeSize,
-    insn: Option<Insn>,
-}
-
-impl Decoded {
-    const NOTHING: Self = Self {
-        fetched: Fetched::NOTHING,
-        code: CodeSize::Bits16,
-        insn: None,
-    };
-
-    /// Fetches and decodes the instruction that `cpu` is at.
-    fn fetch(&mut self, memory: &mut GuestMemory<'_>, cpu: &Cpu) -> Result<(), DecodeError> {
-        let before = as_number(&self.fetched.bytes);
-        fetch::again(memory, &cpu.code_location(), &mut self.fetched);
-        if self.code != cpu.code || !self.begins(before) {
-            self.insn = None;
-            self.code = cpu.code;
-            self.insn = Some(decode::decode(self.fetched.get(), cpu.code)?);
-        }
-        Ok(())
-    }
-
-    /// Whether what was fetched begins with the instruction, which is at the beginning of
-    /// `before`. Bytes behind it do not count.
-    fn begins(&self, before: u128) -> bool {
-        let Some(insn) = &self.insn else {
-            return false;
-        };
-        let behind = u128::MAX.wrapping_shl(u32::from(insn.len) << 3);
-        let differing = before ^ as_number(&self.fetched.bytes);
-        self.fetched.len >= insn.len && differing & !behind == 0
-    }
-}
-
-/// The first byte lowest.
-fn as_number(bytes: &[u8; MAX_BYTES]) -> u128 {
-    let mut all = [0; size_of::<u128>()];
-    for (to, from) in all.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    u128::from_le_bytes(all)
 }
 
 /// The emulator's memory of one vCPU.

@@ -3,9 +3,9 @@
 //! The vCPU ioctls with arrays behind their structure: CPUID and MSRs
 //! (KVM api.rst 4.18-4.20, 4.46).
 
-use super::vcpu::{
-    State,
-    VcpuFile, //
+use super::{
+    vcpu::State,
+    vcpu_file::VcpuFile, //
 };
 use crate::host::user;
 use ioctl_api::{

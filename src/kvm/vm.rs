@@ -9,10 +9,8 @@ use super::{
     bus::Bus,
     memory::Mmu,
     tlb::Tlb,
-    vcpu::{
-        Vcpu,
-        VcpuFile, //
-    },
+    vcpu::Vcpu,
+    vcpu_file::VcpuFile, //
 };
 use crate::{
     host::{
