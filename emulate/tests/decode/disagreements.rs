@@ -116,17 +116,6 @@ pub(super) const LIST: &[Disagreement] = &[
         },
     },
     Disagreement {
-        reason: "flushing a cache line moves no data",
-        matches: |case| {
-            let mnemonic = case.theirs.mnemonic();
-            case.kind == Kind::Access
-                && matches!(
-                    mnemonic,
-                    Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb
-                )
-        },
-    },
-    Disagreement {
         reason: "XSAVEC and XSAVES only write, but are one operation with XSAVE",
         matches: |case| {
             let mnemonic = format!("{:?}", case.theirs.mnemonic());
