@@ -271,20 +271,18 @@ pub(crate) struct Vcpu {
 
 impl Vcpu {
     /// A vCPU in its reset state.
+    // Not inlined: its frame is large, and the calls of a VM share theirs.
+    #[inline(never)]
     pub(crate) fn new(vm: &Vm, id: u32) -> Result<Arc<Self>> {
-        let region = Region::new(vm.vmx.caps.revision())?;
-        let msr_bitmap = Frame::new()?;
-        let guest = Guest::new(vm, id);
-        let mut state = State {
-            region,
-            msr_bitmap,
-            guest,
+        let state = State {
+            region: Region::new(vm.vmx.caps.revision())?,
+            msr_bitmap: Frame::new()?,
+            guest: Guest::new(vm, id),
             unswitched: Unswitched::RESET,
             fpu: GuestFpu::new(cpuid::XCR0_MASK)?,
             emulator: Emulator::new()?,
             stepper: Stepper::default(),
         };
-        state.initialise(vm, id == 0)?;
         let vcpu = Arc::pin_init(
             try_pin_init!(Self {
                 id,
@@ -293,6 +291,7 @@ impl Vcpu {
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )?;
+        vcpu.state.lock().initialise(vm, id == 0)?;
         Ok(vcpu)
     }
 
